@@ -1,0 +1,26 @@
+"""Quarry: transcribe very large audio archives on Ray Data.
+
+The public names load on first use, so that `import pipeline` costs milliseconds and pulls in neither Ray nor torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {
+    "Recording": "pipeline.records",
+    "Transcript": "pipeline.records",
+    "RunConfig": "pipeline.config",
+    "load_config": "pipeline.config",
+    "QuarryError": "pipeline.errors",
+}
+
+__all__ = ["QuarryError", "Recording", "RunConfig", "Transcript", "load_config"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")

@@ -1,0 +1,257 @@
+"""What a run is told: one YAML file plus `a.b=c` overrides, checked before anything happens.
+
+Two kinds of field. Those made with `text_field` change the transcripts: together they form the fingerprint, and another
+fingerprint is another run. Those made with `speed_field` change only how fast or where: a run may be resumed with others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from pipeline.errors import ConfigError
+
+_TEXT = "text"
+
+
+def text_field(default: Any, description: str, **limits: Any) -> Any:
+    """A field whose value can change a transcript: part of the fingerprint."""
+    return _field(default, description, {_TEXT: True}, limits)
+
+
+def speed_field(default: Any, description: str, **limits: Any) -> Any:
+    """A field that changes only speed, place or limits: not part of the fingerprint."""
+    return _field(default, description, {_TEXT: False}, limits)
+
+
+def _field(default: Any, description: str, extra: dict[str, Any], limits: dict[str, Any]) -> Any:
+    if isinstance(default, list | dict):
+        copied = default
+        return Field(default_factory=lambda: type(copied)(copied), description=description, json_schema_extra=extra, **limits)
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SourceConfig(Section):
+    """Where recordings may come from."""
+
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = speed_field("auto", "auto: by the manifest's file name")
+    schemes: list[str] = speed_field(["file", "s3"], "uri schemes that rows may use")
+    roots: list[str] = speed_field([], "folders or buckets that rows may point into; empty: the manifest's own folder")
+    storage_options: dict[str, Any] = speed_field({}, "fsspec options for reading (endpoint_url, profile, anon …)")
+
+
+class StoreConfig(Section):
+    """Where the output goes."""
+
+    storage_options: dict[str, Any] = speed_field({}, "fsspec options for writing (endpoint_url, profile …)")
+    conditional_put: bool = speed_field(True, "false: the store cannot put-if-absent; the last writer of a part wins")
+
+
+class PlanConfig(Section):
+    """How recordings are cut into windows and packed into shards."""
+
+    shard_s: float = text_field(1800.0, "audio per shard: the unit of retry and commit; 3600 feeds larger batches", gt=0, le=7200)
+    window_s: float = text_field(1800.0, "longest stretch decoded as one; longer recordings are cut", gt=30, le=7200)
+    overlap_s: float = text_field(8.0, "neighbouring windows look for a common cut within this stretch", ge=1, le=60)
+    max_windows_per_shard: int = text_field(2000, "cap for archives of very short clips", ge=1)
+    probe_workers: int = speed_field(4, "headers read at once where the manifest has no durations", ge=1)
+
+
+class DecodeConfig(Section):
+    """Limits of the decoder. Media come from strangers."""
+
+    max_audio_s: float = speed_field(86_400.0, "longest recording accepted (24 h); guards against lying headers", gt=0)
+    max_object_bytes: int = speed_field(16 * 2**30, "largest object accepted", gt=0)
+    memory_bytes: int = speed_field(2 * 2**30, "address space of the decoder process", ge=512 * 2**20)
+    timeout_s: float = speed_field(60.0, "wall time the decoder may take, plus timeout_per_audio_s per second of audio", gt=0)
+    timeout_per_audio_s: float = speed_field(0.1, "see timeout_s", ge=0)
+    range_bytes: int = speed_field(256 * 2**10, "smallest range read from a remote object", ge=4096)
+    whole_object_bytes: int = speed_field(8 * 2**20, "remote objects up to this size are fetched whole", ge=0)
+
+
+class ChunkConfig(Section):
+    """How the audio of a window becomes chunks for the engine."""
+
+    vad: Literal["silero", "energy", "none"] = text_field("silero", "energy: ten times cheaper, for clean audio; none: fixed cuts")
+    max_s: float | None = text_field(None, "longest chunk; null: the engine's longest", gt=1)
+    threshold: float = text_field(0.5, "silero: speech probability above which a frame is speech", gt=0, lt=1)
+    min_speech_s: float = text_field(0.1, "shorter bursts are not speech", ge=0)
+    min_silence_s: float = text_field(0.3, "shorter pauses do not end a stretch of speech", ge=0)
+    pad_s: float = text_field(0.2, "kept before and after speech", ge=0)
+
+
+class BatchConfig(Section):
+    """How chunks are packed for the engine."""
+
+    max_audio_s: float = speed_field(480.0, "padded audio seconds per batch; what fits the device's memory", gt=0)
+    max_chunks: int = speed_field(512, "chunks per batch", ge=1)
+    shards_per_call: int = speed_field(1, "shards packed together; 1 keeps batches the same in every run", ge=1, le=64)
+
+
+class EngineConfig(Section):
+    """What recognises the speech."""
+
+    name: str = text_field("whisper", "an engine of `pipeline.engines`")
+    model: str = text_field("tiny.en", "a shipped model's name, a folder, or a uri of one")
+    revision: str | None = text_field(None, "revision of the model; recorded with every row")
+    language: str | None = text_field(None, "for rows that name none; null: detected where the engine can")
+    task: Literal["transcribe", "translate"] = text_field("transcribe", "translate: into English, where the engine can")
+    options: dict[str, Any] = text_field({}, "the engine's own options (docs/engines.md)")
+    device: str = speed_field("auto", "auto | cpu | cuda")
+    threads: int = speed_field(0, "CPU threads of one engine; 0: the cores Ray gives it", ge=0)
+
+
+class ScoreConfig(Section):
+    """How rows with a reference are scored. Raw text is stored; this can be done again at any time."""
+
+    normalizer: Literal["auto", "english", "basic", "none"] = text_field("auto", "auto: english for en, basic elsewhere")
+
+
+class RuntimeConfig(Section):
+    """Where the steps run."""
+
+    kind: Literal["ray", "local"] = speed_field("ray", "local: one process, no Ray")
+    address: str = speed_field("local", "local: start Ray here; auto: join the cluster this job was submitted to")
+    num_cpus: int | None = speed_field(None, "CPUs of a Ray started here; null: all", ge=1)
+    object_store_bytes: int | None = speed_field(None, "object store of a Ray started here", ge=80 * 2**20)
+    decode_workers: int | None = speed_field(None, "decoding actors; null: one per CPU left beside the engines", ge=1)
+    engine_workers: int = speed_field(1, "engine actors", ge=1)
+    engine_cpus: float = speed_field(0.5, "CPUs Ray books for an engine actor (a fraction: pools must not hold every CPU)", gt=0)
+    engine_gpus: float = speed_field(0.0, "accelerators per engine actor", ge=0)
+    concurrent_calls: int = speed_field(2, "shards in an engine actor at once: one computes, one gets ready", ge=1, le=8)
+    task_retries: int = speed_field(2, "retries after a crash of a worker; finite, or one poison shard spins for ever", ge=0)
+    usd_per_engine_hour: float = speed_field(0.0, "price of an engine actor's machine, for the cost lines", ge=0)
+
+
+class RunConfig(Section):
+    """Everything a run is told. docs/architecture.md says how the parts hang together."""
+
+    manifest: str = speed_field(..., "path or uri of the manifest")
+    output: str = speed_field(..., "folder or uri that receives runs")
+    name: str | None = speed_field(None, "front part of the run id; null: the manifest's file name", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    source: SourceConfig = SourceConfig()
+    store: StoreConfig = StoreConfig()
+    plan: PlanConfig = PlanConfig()
+    decode: DecodeConfig = DecodeConfig()
+    chunk: ChunkConfig = ChunkConfig()
+    batch: BatchConfig = BatchConfig()
+    engine: EngineConfig = EngineConfig()
+    score: ScoreConfig = ScoreConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    def text_settings(self) -> dict[str, Any]:
+        """The settings that can change a transcript, as a nested dict."""
+        return _text_settings(self)
+
+    def fingerprint(self) -> str:
+        """12 hex digits of the text-changing settings."""
+        canonical = json.dumps(self.text_settings(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def _text_settings(section: BaseModel) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, info in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            inner = _text_settings(value)
+            if inner:
+                found[name] = inner
+        elif _changes_text(info):
+            found[name] = value
+    return found
+
+
+def _changes_text(info: FieldInfo) -> bool:
+    extra = info.json_schema_extra
+    return bool(isinstance(extra, dict) and extra.get(_TEXT))
+
+
+def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `a.b=c` overrides (values are YAML).
+
+    Raises ConfigError: no such file, not a mapping, an unknown or ill-typed field; the message names the field.
+    """
+    data: dict[str, Any] = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file {path}; `ls configs/` shows the shipped ones.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"The config file {path} cannot be read ({reason}); mend it and run again.") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"The config file {path} holds a {type(loaded).__name__}, not settings; see configs/demo.yaml.")
+    return loaded
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"The override {override!r} is not of the form section.field=value; example: engine.model=tiny.en.")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise ConfigError(f"The value in {override!r} is not valid YAML; put it in quotes.") from None
+    here = data
+    for part in parts[:-1]:
+        inner = here.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"The override {override!r} goes into {part!r}, which is a single value; check the name.")
+        here = inner
+    here[parts[-1]] = value
+
+
+def _explain(error: ValidationError, path: str | None) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    source = f" (config file {path})" if path else ""
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting {where!r}{source}; {_closest(where)}."
+    if first["type"] == "missing":
+        return f"The setting {where!r} is missing{source}; give it in the YAML or as {where}=VALUE."
+    return f"The setting {where!r}{source} cannot be {first['input']!r}: {first['msg']}; correct it and run again."
+
+
+def _closest(where: str) -> str:
+    from difflib import get_close_matches
+
+    names = _names(RunConfig)
+    near = get_close_matches(where, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}" if near else "`quarry run --explain` lists them all"
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name, info in model.model_fields.items():
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += _names(inner, f"{prefix}{name}.")
+        else:
+            found.append(prefix + name)
+    return found

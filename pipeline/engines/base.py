@@ -1,0 +1,88 @@
+"""The engine protocol and the registry.
+
+An engine turns chunks of audio into text. It knows nothing of files, shards, Ray or storage.
+Laws, checked for every engine by tests/contract/test_engine.py:
+
+* one hypothesis per chunk, in order; the result of a chunk does not depend on its neighbours, their order or the packing;
+* empty and silent chunks give empty text; a chunk longer than `spec.max_chunk_s` is a programming error (ValueError);
+* out of memory raises EngineOutOfMemory, a dead backend EngineDead; `transcribe` uses no network;
+* `describe` reads no weights and imports no heavy library, so that `validate` and `plan` stay instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Literal, Protocol
+
+from pipeline.config import EngineConfig
+from pipeline.errors import ConfigError
+from pipeline.records import ChunkAudio, Hypothesis
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What an engine declares about itself with one model."""
+
+    name: str
+    model: str
+    revision: str
+    languages: frozenset[str] | None  # None: any, or detected
+    tasks: frozenset[str]
+    features: frozenset[str]  # "keywords" | "word_times" | "speakers" | "confidence" | "language_detection"
+    max_chunk_s: float
+    padding: Literal["none", "longest", "fixed"]  # what a batch is padded to; fixed: max_chunk_s
+    rtfx_per_worker: float  # rough speed for cost estimates, on the hardware named in docs/engines.md
+    licence: str
+
+
+class Engine(Protocol):
+    """A recogniser with its weights."""
+
+    spec: EngineSpec
+
+    @staticmethod
+    def describe(config: EngineConfig) -> EngineSpec:
+        """Declare without loading weights. Raises ConfigError for options or a model that cannot be."""
+        ...
+
+    def load(self) -> None:
+        """Load and verify the weights; once per process. Raises ConfigError or EngineDead."""
+        ...
+
+    def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
+        """One hypothesis per chunk, in order."""
+        ...
+
+    def close(self) -> None:
+        """Give memory back."""
+        ...
+
+
+# Import strings: `import pipeline` must not import an engine's libraries.
+ENGINES: dict[str, str] = {
+    "whisper": "pipeline.engines.whisper:Whisper",
+    "fake": "pipeline.engines.fake:Fake",
+}
+
+
+def engine_class(name: str) -> type[Engine]:
+    """The class behind an engine's name. Raises ConfigError for an unknown one."""
+    if name not in ENGINES:
+        known = ", ".join(sorted(ENGINES))
+        raise ConfigError(f"There is no engine {name!r}; engine.name can be one of: {known}.")
+    module, _, attribute = ENGINES[name].partition(":")
+    found: type[Engine] = getattr(import_module(module), attribute)
+    return found
+
+
+def describe_engine(config: EngineConfig) -> EngineSpec:
+    """What the configured engine declares. Raises ConfigError."""
+    return engine_class(config.name).describe(config)
+
+
+def create_engine(config: EngineConfig) -> Engine:
+    """The configured engine, not loaded yet: engines take their EngineConfig as the one constructor argument."""
+    constructor = engine_class(config.name)
+    return constructor(config)  # type: ignore[call-arg]

@@ -1,0 +1,124 @@
+"""Everything that can go wrong, in two families.
+
+    QuarryError
+    ├── RunError             about the run: it stops, exit code 2; the message ends with the next step
+    │   ├── ConfigError      unknown field, bad value, bad override
+    │   ├── ManifestError    missing, unreadable or contradictory manifest
+    │   ├── StoreError       the object store refused, or is not there
+    │   └── DriftError       the config, schema or input changed under a run that exists
+    └── ItemError            about one recording: it becomes a row with a stable `code`; the run goes on
+        ├── AudioError       fetch and decode
+        └── EngineError      recognition
+            ├── EngineOutOfMemory   the runner halves the batch and tries again
+            └── EngineDead          the backend is gone: the actor ends its process (ray#60145)
+
+Codes are stable strings: they land in the output and people filter on them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Stage = Literal["manifest", "fetch", "decode", "transcribe", "publish"]
+
+AudioCode = Literal[
+    "not_found",          # no object at this uri
+    "access_denied",      # the store refused to give it
+    "uri_refused",        # scheme, root or path outside what the config allows
+    "fetch_failed",       # the store broke off after retries
+    "object_too_large",   # more bytes than decode.max_object_bytes
+    "input_changed",      # size or etag differ from the plan
+    "empty_file",         # zero bytes
+    "not_audio",          # no known container
+    "no_audio_stream",    # a container without an audio stream
+    "bad_header",         # a known container whose header makes no sense (0 channels, 0 bits, cut off)
+    "unsupported_codec",  # a known container, an unknown codec
+    "decode_error",       # the decoder gave up before the first sample
+    "decode_timeout",     # the decoder passed its deadline
+    "decoder_crashed",    # the decoder process died
+    "audio_too_long",     # more audio than decode.max_audio_s
+    "offset_past_end",    # the row's offset lies behind the end of the audio
+    "no_such_channel",    # the row names a channel that the audio does not have
+]
+
+EngineCode = Literal["engine_error", "engine_oom", "engine_dead", "engine_timeout", "language_unsupported"]
+
+
+class QuarryError(Exception):
+    """Base of every error Quarry raises on purpose."""
+
+
+class RunError(QuarryError):
+    """About the run as a whole: one sentence (what, where), then the next step."""
+
+
+class ConfigError(RunError):
+    """The configuration cannot be used."""
+
+
+class ManifestError(RunError):
+    """The manifest cannot be used."""
+
+
+class StoreError(RunError):
+    """The object store cannot be used."""
+
+
+class DriftError(RunError):
+    """A run exists under this name, made from other settings or other input."""
+
+
+class ItemError(QuarryError):
+    """About one recording; becomes a failed row."""
+
+    stage: Stage = "decode"
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[ItemError], tuple[str, str]]:
+        # Exceptions cross process borders; the default reduce would lose `code`.
+        return type(self), (self.code, self.message)
+
+
+class AudioError(ItemError):
+    """A recording could not be fetched or decoded."""
+
+    def __init__(self, code: AudioCode, message: str) -> None:
+        super().__init__(code, message)
+        fetch_codes = ("not_found", "access_denied", "uri_refused", "fetch_failed", "object_too_large", "input_changed")
+        self.stage = "fetch" if code in fetch_codes else "decode"
+
+    def __reduce__(self) -> tuple[type[ItemError], tuple[str, str]]:
+        return type(self), (self.code, self.message)
+
+
+class EngineError(ItemError):
+    """A chunk could not be recognised."""
+
+    stage: Stage = "transcribe"
+
+    def __init__(self, code: EngineCode, message: str) -> None:
+        super().__init__(code, message)
+
+
+class EngineOutOfMemory(EngineError):
+    """The batch did not fit; a smaller one may."""
+
+    def __init__(self, message: str = "the batch did not fit in memory") -> None:
+        super().__init__("engine_oom", message)
+
+    def __reduce__(self) -> tuple[type[ItemError], tuple[str]]:  # type: ignore[override]
+        return type(self), (self.message,)
+
+
+class EngineDead(EngineError):
+    """The backend cannot serve again in this process."""
+
+    def __init__(self, message: str = "the engine is gone") -> None:
+        super().__init__("engine_dead", message)
+
+    def __reduce__(self) -> tuple[type[ItemError], tuple[str]]:  # type: ignore[override]
+        return type(self), (self.message,)

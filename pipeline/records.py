@@ -1,0 +1,310 @@
+"""The records that pass between the steps; nothing else may.
+
+Times are float seconds from the recording's start: the start of what the manifest row names (its `offset`, if it has one).
+Samples are int16, 16 kHz, mono. Every record is frozen; lists are tuples.
+
+    Recording ─► Window ─► Shard ─► DecodedShard ─► TranscribedShard ─► Transcript rows ─► Receipt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+SAMPLE_RATE_HZ = 16_000
+
+Samples = npt.NDArray[np.int16]
+Status = Literal["ok", "partial", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One row of the manifest."""
+
+    id: str
+    uri: str
+    offset_s: float = 0.0  # where the row's audio starts inside the object
+    duration_s: float | None = None  # None: to the end of the object (probed while planning)
+    language: str | None = None  # None: the config's, else detected where the engine can
+    keywords: tuple[str, ...] = ()
+    reference_text: str | None = None
+    channel: int | None = None  # 0-based; None: all channels mixed down
+    extra: Mapping[str, str] = field(default_factory=dict)  # pass-through columns
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the header of an object says."""
+
+    duration_s: float
+    size_bytes: int
+    etag: str | None = None
+    container: str = ""
+    codec: str = ""
+    rate_hz: int = 0
+    channels: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of one recording: the unit of decoding. A short recording is one window.
+
+    `start_s`/`end_s` are the planned bounds; neighbours meet there and agree on the real cut near it
+    (`pipeline.audio.seam`). `open_end`: the length came from the header, so read on to the real end of the audio.
+    """
+
+    recording: Recording
+    index: int
+    count: int
+    start_s: float
+    end_s: float
+    open_end: bool = True
+    size_bytes: int | None = None  # of the object when planned; None where the manifest gave the duration
+    etag: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """The unit of scheduling, of retry and of commit: some windows, about `plan.shard_s` of audio."""
+
+    shard_id: str  # index and hash of the windows: "00042-1f3ac9d2"
+    index: int
+    windows: tuple[Window, ...]
+    audio_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a recording, or a part of it, has no text."""
+
+    stage: str
+    code: str
+    message: str  # one sentence, at most 500 characters, no query strings
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeReport:
+    """How one window was decoded."""
+
+    decoder: str = ""  # libsndfile | pyav | ffmpeg
+    container: str = ""
+    codec: str = ""
+    source_rate_hz: int = 0
+    source_channels: int = 0
+    decoded_s: float = 0.0
+    expected_s: float = 0.0
+    decode_s: float = 0.0  # CPU seconds of the decoder
+    fetched_bytes: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedAudio:
+    """Samples of [start_s, start_s + len/16000) of a recording and how they came."""
+
+    samples: Samples
+    start_s: float
+    report: DecodeReport
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stretch of speech for the engine: at most its longest chunk."""
+
+    window: int  # position in Shard.windows
+    index: int  # within the window
+    start_s: float
+    end_s: float
+    offset: int  # first sample in DecodedShard.pcm
+    n_samples: int
+
+    @property
+    def audio_s(self) -> float:
+        """Length in seconds, from the samples."""
+        return self.n_samples / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time that holds no speech, or that failed."""
+
+    start_s: float
+    end_s: float
+    kind: Literal["non_speech", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedWindow:
+    """What became of one window: bounds after the seam cut and what is in it, or a failure."""
+
+    start_s: float
+    end_s: float
+    spans: tuple[Span, ...] = ()  # everything in [start_s, end_s) that is not in a chunk
+    report: DecodeReport = field(default_factory=DecodeReport)
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedShard:
+    """A shard ready for the engine. `windows` has one entry per Shard.windows, in order; `pcm` holds the chunks alone."""
+
+    shard: Shard
+    windows: tuple[DecodedWindow, ...]
+    chunks: tuple[Chunk, ...]
+    pcm: Samples
+
+    def samples(self, chunk: Chunk) -> Samples:
+        """The chunk's samples: a view, int16 [n_samples]."""
+        return self.pcm[chunk.offset : chunk.offset + chunk.n_samples]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ChunkAudio:
+    """What an engine sees of a chunk: samples and the row's own wishes, no files, no shards."""
+
+    samples: Samples
+    language: str | None = None
+    keywords: tuple[str, ...] = ()
+
+    @property
+    def audio_s(self) -> float:
+        """Length in seconds."""
+        return len(self.samples) / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word and when it was said. A value the engine does not give is None: never invented."""
+
+    word: str
+    start_s: float | None = None
+    end_s: float | None = None
+    confidence: float | None = None
+    speaker: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of transcript."""
+
+    id: int
+    start_s: float
+    end_s: float
+    text: str
+    language: str | None = None
+    speaker: str | None = None
+    channel: int | None = None
+    confidence: float | None = None  # mean token probability, 0 to 1
+    flags: tuple[str, ...] = ()
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What an engine heard in one chunk. `segments` (times from the chunk's start) may be empty: the chunk is one segment."""
+
+    text: str
+    language: str | None = None
+    confidence: float | None = None
+    n_tokens: int | None = None
+    stop_reason: str = ""  # "eos" | "length" | "single_pass" | "silence"
+    segments: tuple[Segment, ...] = ()
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """What a shard cost on the engine."""
+
+    engine_s: float = 0.0  # seconds inside Engine.transcribe
+    wait_s: float = 0.0  # seconds the engine stood idle before this shard came
+    audio_s: float = 0.0  # seconds of audio given to the engine
+    padded_s: float = 0.0  # seconds the engine computed for them, padding included
+    batches: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribedShard:
+    """A shard with one outcome per chunk, in order, no audio."""
+
+    shard: Shard
+    windows: tuple[DecodedWindow, ...]
+    chunks: tuple[Chunk, ...]
+    outcomes: tuple[Hypothesis | Failure, ...]
+    stats: EngineStats
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorCounts:
+    """Edit counts against a reference: counts, not ratios, so any slice's rate is an exact sum."""
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    reference_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One row of the output: a recording, or one window of a long one (`window_count` > 1, in `parts/` only)."""
+
+    id: str
+    uri: str
+    status: Status
+    offset_s: float
+    duration_s: float
+    text: str
+    segments: tuple[Segment, ...]
+    spans: tuple[Span, ...]  # what is not in a segment: declared non-speech or failed
+    failure: Failure | None
+    language: str | None
+    reference_text: str | None
+    warnings: tuple[str, ...]
+    flags: tuple[str, ...]
+    word_errors: ErrorCounts | None
+    char_errors: ErrorCounts | None
+    normalizer: str | None
+    decode_s: float
+    engine_s: float
+    window_index: int
+    window_count: int
+    window_start_s: float
+    extra: Mapping[str, str]
+
+    @property
+    def rtfx(self) -> float | None:
+        """Audio seconds per engine second; None where the engine did nothing."""
+        return self.duration_s / self.engine_s if self.engine_s > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What every row says about the run that made it."""
+
+    run_id: str
+    fingerprint: str
+    engine: str
+    model: str
+    model_revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What comes back to the driver for a shard: a few numbers."""
+
+    shard_id: str
+    outcome: Literal["won", "exists"]  # exists: another attempt had published it
+    rows: int
+    ok: int
+    partial: int
+    failed: int
+    audio_s: float
+    decode_s: float
+    engine_s: float
+    wait_s: float
+    padded_s: float
