@@ -33,8 +33,7 @@ def speed_field(default: Any, description: str, **limits: Any) -> Any:
 
 def _field(default: Any, description: str, extra: dict[str, Any], limits: dict[str, Any]) -> Any:
     if isinstance(default, list | dict):
-        copied = default
-        return Field(default_factory=lambda: type(copied)(copied), description=description, json_schema_extra=extra, **limits)
+        return Field(default_factory=default.copy, description=description, json_schema_extra=extra, **limits)
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
@@ -63,7 +62,9 @@ class StoreConfig(Section):
 class PlanConfig(Section):
     """How recordings are cut into windows and packed into shards."""
 
-    shard_s: float = text_field(1800.0, "audio per shard: the unit of retry and commit; 3600 feeds larger batches", gt=0, le=7200)
+    shard_s: float = text_field(
+        1800.0, "audio per shard: the unit of retry and commit; 3600 feeds larger batches", gt=0, le=7200
+    )
     window_s: float = text_field(1800.0, "longest stretch decoded as one; longer recordings are cut", gt=30, le=7200)
     overlap_s: float = text_field(8.0, "neighbouring windows look for a common cut within this stretch", ge=1, le=60)
     max_windows_per_shard: int = text_field(2000, "cap for archives of very short clips", ge=1)
@@ -76,7 +77,9 @@ class DecodeConfig(Section):
     max_audio_s: float = speed_field(86_400.0, "longest recording accepted (24 h); guards against lying headers", gt=0)
     max_object_bytes: int = speed_field(16 * 2**30, "largest object accepted", gt=0)
     memory_bytes: int = speed_field(2 * 2**30, "address space of the decoder process", ge=512 * 2**20)
-    timeout_s: float = speed_field(60.0, "wall time the decoder may take, plus timeout_per_audio_s per second of audio", gt=0)
+    timeout_s: float = speed_field(
+        60.0, "wall time the decoder may take, plus timeout_per_audio_s per second of audio", gt=0
+    )
     timeout_per_audio_s: float = speed_field(0.1, "see timeout_s", ge=0)
     range_bytes: int = speed_field(256 * 2**10, "smallest range read from a remote object", ge=4096)
     whole_object_bytes: int = speed_field(8 * 2**20, "remote objects up to this size are fetched whole", ge=0)
@@ -85,7 +88,9 @@ class DecodeConfig(Section):
 class ChunkConfig(Section):
     """How the audio of a window becomes chunks for the engine."""
 
-    vad: Literal["silero", "energy", "none"] = text_field("silero", "energy: ten times cheaper, for clean audio; none: fixed cuts")
+    vad: Literal["silero", "energy", "none"] = text_field(
+        "silero", "energy: ten times cheaper, for clean audio; none: fixed cuts"
+    )
     max_s: float | None = text_field(None, "longest chunk; null: the engine's longest", gt=1)
     threshold: float = text_field(0.5, "silero: speech probability above which a frame is speech", gt=0, lt=1)
     min_speech_s: float = text_field(0.1, "shorter bursts are not speech", ge=0)
@@ -117,7 +122,9 @@ class EngineConfig(Section):
 class ScoreConfig(Section):
     """How rows with a reference are scored. Raw text is stored; this can be done again at any time."""
 
-    normalizer: Literal["auto", "english", "basic", "none"] = text_field("auto", "auto: english for en, basic elsewhere")
+    normalizer: Literal["auto", "english", "basic", "none"] = text_field(
+        "auto", "auto: english for en, basic elsewhere"
+    )
 
 
 class RuntimeConfig(Section):
@@ -129,10 +136,16 @@ class RuntimeConfig(Section):
     object_store_bytes: int | None = speed_field(None, "object store of a Ray started here", ge=80 * 2**20)
     decode_workers: int | None = speed_field(None, "decoding actors; null: one per CPU left beside the engines", ge=1)
     engine_workers: int = speed_field(1, "engine actors", ge=1)
-    engine_cpus: float = speed_field(0.5, "CPUs Ray books for an engine actor (a fraction: pools must not hold every CPU)", gt=0)
+    engine_cpus: float = speed_field(
+        0.5, "CPUs Ray books for an engine actor (a fraction: pools must not hold every CPU)", gt=0
+    )
     engine_gpus: float = speed_field(0.0, "accelerators per engine actor", ge=0)
-    concurrent_calls: int = speed_field(2, "shards in an engine actor at once: one computes, one gets ready", ge=1, le=8)
-    task_retries: int = speed_field(2, "retries after a crash of a worker; finite, or one poison shard spins for ever", ge=0)
+    concurrent_calls: int = speed_field(
+        2, "shards in an engine actor at once: one computes, one gets ready", ge=1, le=8
+    )
+    task_retries: int = speed_field(
+        2, "retries after a crash of a worker; finite, or one poison shard spins for ever", ge=0
+    )
     usd_per_engine_hour: float = speed_field(0.0, "price of an engine actor's machine, for the cost lines", ge=0)
 
 
@@ -141,7 +154,9 @@ class RunConfig(Section):
 
     manifest: str = speed_field(..., "path or uri of the manifest")
     output: str = speed_field(..., "folder or uri that receives runs")
-    name: str | None = speed_field(None, "front part of the run id; null: the manifest's file name", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    name: str | None = speed_field(
+        None, "front part of the run id; null: the manifest's file name", pattern=r"^[A-Za-z0-9_.-]{1,64}$"
+    )
     source: SourceConfig = SourceConfig()
     store: StoreConfig = StoreConfig()
     plan: PlanConfig = PlanConfig()
@@ -205,7 +220,9 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(f"The config file {path} holds a {type(loaded).__name__}, not settings; see configs/demo.yaml.")
+        raise ConfigError(
+            f"The config file {path} holds a {type(loaded).__name__}, not settings; see configs/demo.yaml."
+        )
     return loaded
 
 
@@ -213,7 +230,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f"The override {override!r} is not of the form section.field=value; example: engine.model=tiny.en.")
+        raise ConfigError(
+            f"The override {override!r} is not of the form section.field=value; example: engine.model=tiny.en."
+        )
     try:
         value = yaml.safe_load(raw)
     except yaml.YAMLError:

@@ -22,23 +22,23 @@ from typing import Literal
 Stage = Literal["manifest", "fetch", "decode", "transcribe", "publish"]
 
 AudioCode = Literal[
-    "not_found",          # no object at this uri
-    "access_denied",      # the store refused to give it
-    "uri_refused",        # scheme, root or path outside what the config allows
-    "fetch_failed",       # the store broke off after retries
-    "object_too_large",   # more bytes than decode.max_object_bytes
-    "input_changed",      # size or etag differ from the plan
-    "empty_file",         # zero bytes
-    "not_audio",          # no known container
-    "no_audio_stream",    # a container without an audio stream
-    "bad_header",         # a known container whose header makes no sense (0 channels, 0 bits, cut off)
+    "not_found",  # no object at this uri
+    "access_denied",  # the store refused to give it
+    "uri_refused",  # scheme, root or path outside what the config allows
+    "fetch_failed",  # the store broke off after retries
+    "object_too_large",  # more bytes than decode.max_object_bytes
+    "input_changed",  # size or etag differ from the plan
+    "empty_file",  # zero bytes
+    "not_audio",  # no known container
+    "no_audio_stream",  # a container without an audio stream
+    "bad_header",  # a known container whose header makes no sense (0 channels, 0 bits, cut off)
     "unsupported_codec",  # a known container, an unknown codec
-    "decode_error",       # the decoder gave up before the first sample
-    "decode_timeout",     # the decoder passed its deadline
-    "decoder_crashed",    # the decoder process died
-    "audio_too_long",     # more audio than decode.max_audio_s
-    "offset_past_end",    # the row's offset lies behind the end of the audio
-    "no_such_channel",    # the row names a channel that the audio does not have
+    "decode_error",  # the decoder gave up before the first sample
+    "decode_timeout",  # the decoder passed its deadline
+    "decoder_crashed",  # the decoder process died
+    "audio_too_long",  # more audio than decode.max_audio_s
+    "offset_past_end",  # the row's offset lies behind the end of the audio
+    "no_such_channel",  # the row names a channel that the audio does not have
 ]
 
 EngineCode = Literal["engine_error", "engine_oom", "engine_dead", "engine_timeout", "language_unsupported"]

@@ -1,0 +1,230 @@
+"""The shape of the output: one explicit Arrow schema, the same in every file even where a column is all null.
+
+`parts/` rows and the finalized `transcripts` table share TRANSCRIPTS. `segments` and `failures` are flat views of it.
+The description of every column stands in its field metadata; docs/output.md is generated from it.
+Schema evolution adds nullable columns and raises SCHEMA_VERSION; it never renames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.records import ErrorCounts, Failure, RunIdentity, Segment, Span, Transcript, Word
+
+SCHEMA_VERSION = 1
+
+
+def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    return pa.field(name, kind, metadata={"meaning": meaning})
+
+
+WORD = pa.struct(
+    [
+        _column("word", pa.string(), "the word as recognised"),
+        _column("start_s", pa.float64(), "seconds from the recording's start; null where the engine gives none"),
+        _column("end_s", pa.float64(), "seconds from the recording's start; null where the engine gives none"),
+        _column("confidence", pa.float32(), "0 to 1; null where the engine gives none"),
+        _column("speaker", pa.string(), "speaker label; null where the engine gives none"),
+    ]
+)
+
+SEGMENT_FIELDS = [
+    _column("id", pa.int32(), "position in the recording, from 0"),
+    _column("start_s", pa.float64(), "seconds from the recording's start"),
+    _column("end_s", pa.float64(), "seconds from the recording's start"),
+    _column("text", pa.string(), "raw text, never normalised"),
+    _column("language", pa.string(), "language of the segment"),
+    _column("speaker", pa.string(), "speaker label; null where the engine gives none"),
+    _column("channel", pa.int32(), "channel it was heard on; null: all channels mixed"),
+    _column("confidence", pa.float32(), "mean token probability, 0 to 1; null where the engine gives none"),
+    _column("flags", pa.list_(pa.string()), "quality flags"),
+    _column("words", pa.list_(WORD), "word times, where the engine gives them"),
+]
+SEGMENT = pa.struct(SEGMENT_FIELDS)
+
+SPAN = pa.struct(
+    [
+        _column("start_s", pa.float64(), "seconds from the recording's start"),
+        _column("end_s", pa.float64(), "seconds from the recording's start"),
+        _column("kind", pa.string(), "non_speech | failed"),
+    ]
+)
+
+FAILURE_FIELDS = [
+    _column("stage", pa.string(), "manifest | fetch | decode | transcribe | publish"),
+    _column("code", pa.string(), "stable code, see pipeline/errors.py"),
+    _column("message", pa.string(), "one sentence"),
+    _column("attempts", pa.int32(), "how often it was tried"),
+]
+
+_ERROR_COUNTS = [
+    _column(f"{unit}_{part}", pa.int64(), meaning)
+    for unit in ("word", "char")
+    for part, meaning in (
+        ("substitutions", f"{unit}s replaced, after normalisation; null: not scored"),
+        ("deletions", f"{unit}s missing, after normalisation; null: not scored"),
+        ("insertions", f"{unit}s too many, after normalisation; null: not scored"),
+        ("reference_length", f"{unit}s in the normalised reference; null: not scored"),
+    )
+]
+
+TRANSCRIPTS = pa.schema(
+    [
+        _column("id", pa.string(), "recording id, as in the manifest"),
+        _column("uri", pa.string(), "where the audio lies, as in the manifest"),
+        _column("status", pa.string(), "ok | partial | failed | skipped"),
+        _column("failure", pa.struct(FAILURE_FIELDS), "why it failed, wholly or in part; null when ok"),
+        _column("language", pa.string(), "given or detected language"),
+        _column("offset_s", pa.float64(), "where the recording starts inside its object"),
+        _column("duration_s", pa.float64(), "seconds of audio decoded"),
+        _column("text", pa.string(), "raw text, never normalised"),
+        _column("reference_text", pa.string(), "reference from the manifest"),
+        _column("segments", pa.list_(SEGMENT), "what was said when"),
+        _column("spans", pa.list_(SPAN), "what is in no segment: declared non-speech, or failed"),
+        _column("warnings", pa.list_(pa.string()), "what was odd about the audio"),
+        _column("flags", pa.list_(pa.string()), "quality flags of the transcript"),
+        *_ERROR_COUNTS,
+        _column("normalizer", pa.string(), "what text and reference went through before they were compared"),
+        _column("decode_s", pa.float64(), "CPU seconds of the decoder"),
+        _column("engine_s", pa.float64(), "seconds of the engine, by share of the shard's audio"),
+        _column("rtfx", pa.float64(), "duration_s / engine_s; null where the engine did nothing"),
+        _column("engine", pa.string(), "engine name"),
+        _column("model", pa.string(), "model name or path"),
+        _column("model_revision", pa.string(), "revision or hash of the weights"),
+        _column("fingerprint", pa.string(), "of the settings that change text"),
+        _column("run_id", pa.string(), "the run that made the row"),
+        _column("shard_id", pa.string(), "the shard that held it (of a joined recording: the first)"),
+        _column("window_index", pa.int32(), "which window of a long recording; 0 in tables"),
+        _column("window_count", pa.int32(), "windows of the recording; 1 in tables"),
+        _column("window_start_s", pa.float64(), "where the window starts; 0 in tables"),
+        _column("schema_version", pa.int32(), "version of this schema"),
+        _column("extra", pa.map_(pa.string(), pa.string()), "columns of the manifest passed through"),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+
+SEGMENTS = pa.schema(
+    [
+        _column("recording_id", pa.string(), "id in transcripts"),
+        *SEGMENT_FIELDS,
+        _column("run_id", pa.string(), "the run that made the row"),
+    ],
+    metadata=TRANSCRIPTS.metadata,
+)
+FAILURES = pa.schema(
+    [
+        _column("recording_id", pa.string(), "id in transcripts"),
+        _column("uri", pa.string(), "where the audio lies"),
+        _column("status", pa.string(), "failed | partial"),
+        *FAILURE_FIELDS,
+        _column("run_id", pa.string(), "the run that made the row"),
+    ],
+    metadata=TRANSCRIPTS.metadata,
+)
+
+_COUNT_PARTS = ("substitutions", "deletions", "insertions", "reference_length")
+
+
+def transcripts_table(rows: Sequence[Transcript], identity: RunIdentity, shard_id: str) -> pa.Table:
+    """Rows of one shard as a table of TRANSCRIPTS."""
+    return pa.Table.from_pylist([_to_row(row, identity, shard_id) for row in rows], schema=TRANSCRIPTS)
+
+
+def _to_row(row: Transcript, identity: RunIdentity, shard_id: str) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "uri": row.uri,
+        "status": row.status,
+        "failure": asdict(row.failure) if row.failure else None,
+        "language": row.language,
+        "offset_s": row.offset_s,
+        "duration_s": row.duration_s,
+        "text": row.text,
+        "reference_text": row.reference_text,
+        "segments": [asdict(segment) for segment in row.segments],
+        "spans": [asdict(span) for span in row.spans],
+        "warnings": list(row.warnings),
+        "flags": list(row.flags),
+        **_counts_to_columns("word", row.word_errors),
+        **_counts_to_columns("char", row.char_errors),
+        "normalizer": row.normalizer,
+        "decode_s": row.decode_s,
+        "engine_s": row.engine_s,
+        "rtfx": row.rtfx,
+        **asdict(identity),
+        "shard_id": shard_id,
+        "window_index": row.window_index,
+        "window_count": row.window_count,
+        "window_start_s": row.window_start_s,
+        "schema_version": SCHEMA_VERSION,
+        "extra": list(row.extra.items()),
+    }
+
+
+def transcript_of(row: Mapping[str, Any]) -> Transcript:
+    """One row of TRANSCRIPTS (as `Table.to_pylist` gives it) back to the record."""
+    return Transcript(
+        id=row["id"],
+        uri=row["uri"],
+        status=row["status"],
+        offset_s=row["offset_s"],
+        duration_s=row["duration_s"],
+        text=row["text"],
+        segments=tuple(_segment_of(segment) for segment in row["segments"]),
+        spans=tuple(Span(**span) for span in row["spans"]),
+        failure=Failure(**row["failure"]) if row["failure"] else None,
+        language=row["language"],
+        reference_text=row["reference_text"],
+        warnings=tuple(row["warnings"]),
+        flags=tuple(row["flags"]),
+        word_errors=_counts_of("word", row),
+        char_errors=_counts_of("char", row),
+        normalizer=row["normalizer"],
+        decode_s=row["decode_s"],
+        engine_s=row["engine_s"],
+        window_index=row["window_index"],
+        window_count=row["window_count"],
+        window_start_s=row["window_start_s"],
+        extra=dict(row["extra"]),
+    )
+
+
+def _segment_of(row: Mapping[str, Any]) -> Segment:
+    segment = Segment(**{**row, "flags": tuple(row["flags"]), "words": ()})
+    return replace(segment, words=tuple(Word(**word) for word in row["words"]))
+
+
+def _counts_to_columns(unit: str, counts: ErrorCounts | None) -> dict[str, int | None]:
+    return {f"{unit}_{part}": getattr(counts, part) if counts else None for part in _COUNT_PARTS}
+
+
+def _counts_of(unit: str, row: Mapping[str, Any]) -> ErrorCounts | None:
+    if row[f"{unit}_reference_length"] is None:
+        return None
+    return ErrorCounts(**{part: row[f"{unit}_{part}"] for part in _COUNT_PARTS})
+
+
+def segments_table(transcripts: pa.Table) -> pa.Table:
+    """The segments of a transcripts table, one row each."""
+    lists = transcripts["segments"].combine_chunks()
+    parent = pa.compute.list_parent_indices(lists)
+    flat = lists.flatten()
+    columns = [transcripts["id"].take(parent)]
+    columns += [flat.field(index) for index in range(SEGMENT.num_fields)]
+    columns.append(transcripts["run_id"].take(parent))
+    return pa.table(columns, schema=SEGMENTS)
+
+
+def failures_table(transcripts: pa.Table) -> pa.Table:
+    """One row for every transcript that failed, wholly or in part."""
+    failed = transcripts.filter(transcripts["failure"].is_valid())
+    failure = failed["failure"].combine_chunks()
+    columns = [failed["id"], failed["uri"], failed["status"]]
+    columns += [failure.field(index) for index in range(len(FAILURE_FIELDS))]
+    columns.append(failed["run_id"])
+    return pa.table(columns, schema=FAILURES)
