@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers import S3Endpoint, start_moto, start_seaweed
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
@@ -28,3 +30,17 @@ def shared_data(shared: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("no recorded speech in the shared material")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Endpoint]:
+    """A real S3 server (SeaweedFS) for the session: (endpoint_url, key, secret)."""
+    with start_seaweed(tmp_path_factory.mktemp("seaweed")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[S3Endpoint]:
+    """An S3 server in a thread (moto): quicker to start, in memory."""
+    with start_moto() as endpoint:
+        yield endpoint
