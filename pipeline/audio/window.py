@@ -1,0 +1,88 @@
+"""One window of a recording: decode it, find the speech in it, cut it into chunks.
+
+Neighbouring windows of a long recording agree on their common cut without talking: each reads the border region by
+itself, from the same seek, so both see the same samples to the bit and take the same quietest point.
+Knows no shards, no Ray, no engine but its longest chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.audio.chunk import cut_chunks
+from pipeline.audio.reader import AudioReader
+from pipeline.audio.seam import quietest_cut_s, seam_bounds
+from pipeline.audio.vad import speech_spans
+from pipeline.config import ChunkConfig, PlanConfig
+from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodedWindow, Failure, Samples, Span, Window
+
+# Header durations are off by a frame or two, manifests by rounding: so much more is read, and kept, behind the planned end.
+_OPEN_TAIL_S = 30.0
+_GIVEN_TAIL_S = 0.5
+# Shorter than this share of the plan: the audio broke off (reliability: truncated media must be reported).
+_COMPLETE_SHARE = 0.98
+
+
+def decode_window(
+    reader: AudioReader, window: Window, plan: PlanConfig, chunking: ChunkConfig, max_chunk_s: float
+) -> tuple[DecodedWindow, Samples, tuple[tuple[int, int], ...]]:
+    """Decode a window: what it is, its samples, and the half-open sample range of each chunk in them.
+
+    Raises AudioError when nothing of it can be had.
+    """
+    audio, expected_end_s = _read(reader, window, plan)
+    max_samples = int(min(chunking.max_s or max_chunk_s, max_chunk_s) * SAMPLE_RATE_HZ)
+    bounds = cut_chunks(audio.samples, speech_spans(audio.samples, chunking), max_samples)
+    end_s = audio.start_s + len(audio.samples) / SAMPLE_RATE_HZ
+    spans = _silence_between(bounds, audio.start_s, len(audio.samples))
+    decoded = DecodedWindow(audio.start_s, end_s, spans, audio.report)
+    return _with_shortfall(decoded, expected_end_s), audio.samples, bounds
+
+
+def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[DecodedAudio, float]:
+    """The window's audio and where it should end."""
+    expect = (window.size_bytes, window.etag)
+    start_s = 0.0 if window.index == 0 else _seam_s(reader, window, window.start_s, plan)
+    if window.index < window.count - 1:
+        end_s = _seam_s(reader, window, window.end_s, plan)
+        return reader.read(window.recording, start_s, end_s, expect=expect), end_s
+    length_known = window.end_s > window.start_s
+    end_s = window.end_s if length_known else window.start_s + plan.window_s
+    tail_s = _OPEN_TAIL_S if window.open_end else _GIVEN_TAIL_S if window.recording.offset_s == 0 else 0.0
+    audio = reader.read(window.recording, start_s, end_s + tail_s, expect=expect)
+    read_to_s = start_s + len(audio.samples) / SAMPLE_RATE_HZ
+    if tail_s and read_to_s >= end_s + tail_s - 1 / SAMPLE_RATE_HZ:
+        audio = _cut_at(audio, end_s)
+    return audio, end_s if length_known else read_to_s
+
+
+def _cut_at(audio: DecodedAudio, end_s: float) -> DecodedAudio:
+    keep = round((end_s - audio.start_s) * SAMPLE_RATE_HZ)
+    report = replace(audio.report, warnings=(*audio.report.warnings, "longer_than_planned"))
+    return replace(audio, samples=audio.samples[:keep], report=report)
+
+
+def _seam_s(reader: AudioReader, window: Window, boundary_s: float, plan: PlanConfig) -> float:
+    """Where both neighbours of a boundary cut: a function of the border's samples alone."""
+    low_s, high_s = seam_bounds(boundary_s, plan.overlap_s)
+    border = reader.read(window.recording, low_s, high_s, expect=(window.size_bytes, window.etag))
+    if len(border.samples) < round((high_s - low_s) * SAMPLE_RATE_HZ):
+        return boundary_s  # the audio ends inside the border; both neighbours see that too
+    return quietest_cut_s(border.samples, low_s)
+
+
+def _silence_between(bounds: tuple[tuple[int, int], ...], start_s: float, n_samples: int) -> tuple[Span, ...]:
+    edges = [0, *(edge for bound in bounds for edge in bound), n_samples]
+    gaps = zip(edges[::2], edges[1::2], strict=True)
+    return tuple(
+        Span(start_s + low / SAMPLE_RATE_HZ, start_s + high / SAMPLE_RATE_HZ, "non_speech") for low, high in gaps if high > low
+    )
+
+
+def _with_shortfall(decoded: DecodedWindow, expected_end_s: float) -> DecodedWindow:
+    """Declare as failed what the plan expected and the audio did not give."""
+    if decoded.end_s - decoded.start_s >= (expected_end_s - decoded.start_s) * _COMPLETE_SHARE:
+        return decoded
+    span = Span(decoded.end_s, expected_end_s, "failed")
+    message = f"The audio ends at {decoded.end_s:.1f} s of {expected_end_s:.1f} s; the object may be cut off."
+    return replace(decoded, spans=(*decoded.spans, span), failure=Failure("decode", "truncated", message))

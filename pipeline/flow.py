@@ -1,0 +1,114 @@
+"""The pipeline in one file.
+
+    plan        manifest rows → windows → shards of about 30 minutes of audio       (driver, pure; pipeline.plan)
+    decode      shard → chunks of 16 kHz mono speech                                (CPU)
+    transcribe  chunks → hypotheses, in batches packed across recordings            (accelerator)
+    publish     hypotheses → transcript rows → one object per shard                 (object store)
+    finalize    parts → tables and a snapshot                                       (driver; pipeline.store.snapshot)
+
+A shard is the unit of scheduling, of retry and of commit: its object exists, complete, or does not exist.
+Nothing here knows Ray: `runtime.ray_flow` places these steps on a cluster, `runtime.local_flow` runs them in a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.audio.reader import AudioReader
+from pipeline.audio.window import decode_window
+from pipeline.config import RunConfig, ScoreConfig
+from pipeline.engines.base import Engine
+from pipeline.engines.runner import MemoryBudget, run_batches
+from pipeline.errors import AudioError
+from pipeline.records import (
+    Chunk,
+    ChunkAudio,
+    DecodedShard,
+    DecodedWindow,
+    EngineStats,
+    Failure,
+    Receipt,
+    RunIdentity,
+    Samples,
+    Shard,
+    TranscribedShard,
+)
+from pipeline.schema import transcripts_table
+from pipeline.store.objects import ObjectStore
+from pipeline.store.parts import encode_part, publish_part
+from pipeline.text.transcript import transcripts_of
+
+_SAMPLES_PER_S = 16_000
+
+
+def decode(shard: Shard, reader: AudioReader, config: RunConfig, max_chunk_s: float) -> DecodedShard:
+    """Decode and cut every window of a shard; one that cannot be had becomes a Failure, never an exception."""
+    windows: list[DecodedWindow] = []
+    chunks: list[Chunk] = []
+    pieces: list[Samples] = []
+    offset = 0
+    for position, window in enumerate(shard.windows):
+        try:
+            decoded, samples, bounds = decode_window(reader, window, config.plan, config.chunk, max_chunk_s)
+        except AudioError as error:
+            failure = Failure(error.stage, error.code, error.message)
+            windows.append(DecodedWindow(window.start_s, window.start_s, failure=failure))
+            continue
+        windows.append(decoded)
+        for index, (start, stop) in enumerate(bounds):
+            start_s, end_s = decoded.start_s + start / _SAMPLES_PER_S, decoded.start_s + stop / _SAMPLES_PER_S
+            chunks.append(Chunk(position, index, start_s, end_s, offset, stop - start))
+            pieces.append(samples[start:stop])
+            offset += stop - start
+    pcm = np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
+    return DecodedShard(shard, tuple(windows), tuple(chunks), pcm)
+
+
+def transcribe(
+    shards: Sequence[DecodedShard], engine: Engine, config: RunConfig, memory: MemoryBudget
+) -> list[TranscribedShard]:
+    """Pack the chunks of several shards into batches and hand each result back to its shard, in order."""
+    audio = [_chunk_audio(shard, chunk) for shard in shards for chunk in shard.chunks]
+    outcomes, stats = run_batches(engine, audio, config.batch, memory)
+    done: list[TranscribedShard] = []
+    start = 0
+    for shard in shards:
+        stop = start + len(shard.chunks)
+        share = sum(chunk.audio_s for chunk in audio[start:stop]) / stats.audio_s if stats.audio_s else 0.0
+        done.append(
+            TranscribedShard(shard.shard, shard.windows, shard.chunks, tuple(outcomes[start:stop]), _scaled(stats, share))
+        )
+        start = stop
+    return done
+
+
+def _chunk_audio(shard: DecodedShard, chunk: Chunk) -> ChunkAudio:
+    recording = shard.shard.windows[chunk.window].recording
+    return ChunkAudio(shard.samples(chunk), recording.language, recording.keywords)
+
+
+def _scaled(stats: EngineStats, share: float) -> EngineStats:
+    if share == 1.0:
+        return stats
+    return EngineStats(stats.engine_s * share, 0.0, stats.audio_s * share, stats.padded_s * share, stats.batches)
+
+
+def publish(shard: TranscribedShard, store: ObjectStore, identity: RunIdentity, scoring: ScoreConfig) -> Receipt:
+    """Stitch, judge, score, encode; put the shard's object if no one has."""
+    rows = transcripts_of(shard, scoring)
+    data = encode_part(transcripts_table(rows, identity, shard.shard.shard_id), shard.stats)
+    won = publish_part(store, shard.shard.shard_id, data)
+    count = {status: sum(row.status == status for row in rows) for status in ("ok", "partial", "failed")}
+    return Receipt(
+        shard_id=shard.shard.shard_id,
+        outcome="won" if won else "exists",
+        rows=len(rows),
+        **count,
+        audio_s=sum(row.duration_s for row in rows),
+        decode_s=sum(row.decode_s for row in rows),
+        engine_s=shard.stats.engine_s,
+        wait_s=shard.stats.wait_s,
+        padded_s=shard.stats.padded_s,
+    )

@@ -1,0 +1,1 @@
+"""Where a run lives: objects (the one door to storage), parts, the ledger, the snapshot."""

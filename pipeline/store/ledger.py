@@ -1,0 +1,191 @@
+"""What a run is to do and what is done: the plan, immutable, minus the parts that exist. Nothing else is state.
+
+    <run>/plan/0000-<hash>.parquet   one row per window, written first
+    <run>/plan/0000.json             names it: its presence is the plan part; a grown manifest adds 0001, 0002 …
+    <run>/parts/<hh>/<shard>.parquet presence = decided
+    <run>/sessions/0000.json         what one `quarry run` did, for the wall clock
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import StoreError
+from pipeline.plan import shards_of
+from pipeline.records import Shard
+from pipeline.store.objects import ObjectStore
+from pipeline.store.parts import list_parts
+
+# Shards are read back a row group at a time; a footer of 100 000 row groups would cost more than the rows.
+_WINDOWS_PER_ROW_GROUP = 5_000
+
+ENTRIES = pa.schema(
+    [
+        ("shard_id", pa.string()),
+        ("plan_key", pa.string()),
+        ("row_group", pa.int32()),
+        ("windows", pa.int32()),
+        ("audio_s", pa.float64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPart:
+    """One plan part's header."""
+
+    key: str
+    sha256: str
+    manifest: str
+    manifest_digest: str
+    fingerprint: str
+    schema_version: int
+    recordings: int
+    windows: int
+    shards: int
+    audio_s: float
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What one `quarry run` did."""
+
+    started_at: str
+    startup_s: float  # before the first shard was handed out
+    wall_s: float  # from then to the last commit
+    audio_s: float
+    shards: int
+    engine_workers: int
+    decode_workers: int
+    hardware: str
+    versions: dict[str, str]
+
+
+class Ledger:
+    """The bookkeeping of one run. `store` is rooted at the run's folder."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    def plan_parts(self) -> list[PlanPart]:
+        """Headers of the plan parts, oldest first; empty: no plan yet."""
+        keys = sorted(info.key for info in self.store.list("plan/") if info.key.endswith(".json"))
+        return [PlanPart(**json.loads(self.store.get(key))) for key in keys]
+
+    def add_plan_part(self, table: pa.Table, header: dict[str, Any]) -> PlanPart:
+        """Write a plan part; if another driver has written this one meanwhile, theirs stands and is returned."""
+        number = len(self.plan_parts())
+        data = _plan_bytes(table)
+        digest = hashlib.sha256(data).hexdigest()
+        key = f"plan/{number:04d}-{digest[:12]}.parquet"
+        part = PlanPart(key=key, sha256=digest, **header)
+        self.store.put_if_absent(key, data)
+        header_key = f"plan/{number:04d}.json"
+        if self.store.put_if_absent(header_key, json.dumps(asdict(part), indent=1).encode()):
+            return part
+        return PlanPart(**json.loads(self.store.get(header_key)))
+
+    def planned_windows(self, columns: list[str] | None = None) -> pa.Table:
+        """The whole plan, one row per window (or some of its columns)."""
+        tables = [pq.read_table(BytesIO(self._plan_data(part)), columns=columns) for part in self.plan_parts()]
+        return pa.concat_tables(tables)
+
+    def entries(self) -> pa.Table:
+        """One row of ENTRIES per planned shard, in plan order: where to find it and how long it is."""
+        tables = []
+        for part in self.plan_parts():
+            file = pq.ParquetFile(BytesIO(self._plan_data(part)))
+            for group in range(file.num_row_groups):
+                windows = file.read_row_group(group, columns=["shard_id", "start_s", "end_s"])
+                tables.append(_entries_of(windows, part.key, group))
+        return pa.concat_tables(tables) if tables else ENTRIES.empty_table()
+
+    def todo(self) -> pa.Table:
+        """The entries whose part does not exist."""
+        entries = self.entries()
+        done = pa.array([part.shard_id for part in list_parts(self.store)], pa.string())
+        return entries.filter(pc.invert(pc.is_in(entries["shard_id"], done)))
+
+    def shards(self) -> Iterator[Shard]:
+        """Every planned shard in order, a row group in memory at a time."""
+        for part in self.plan_parts():
+            file = pq.ParquetFile(BytesIO(self._plan_data(part)))
+            for group in range(file.num_row_groups):
+                yield from shards_of(file.read_row_group(group))
+
+    def _plan_data(self, part: PlanPart) -> bytes:
+        data = self.store.get(part.key)
+        if hashlib.sha256(data).hexdigest() != part.sha256:
+            raise StoreError(f"The plan {part.key} is not the one that was written; give the run another name.")
+        return data
+
+    def sessions(self) -> list[Session]:
+        """What was recorded of earlier and this run's sessions."""
+        keys = sorted(info.key for info in self.store.list("sessions/"))
+        return [Session(**json.loads(self.store.get(key))) for key in keys]
+
+    def add_session(self, session: Session) -> None:
+        """Record a session under the next free number."""
+        data = json.dumps(asdict(session), indent=1).encode()
+        number = len(list(self.store.list("sessions/")))
+        while not self.store.put_if_absent(f"sessions/{number:04d}.json", data):
+            number += 1
+
+
+class ShardReader:
+    """Reads single shards of a plan on a worker: row groups by range reads, the latest one kept."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._files: dict[str, pq.ParquetFile] = {}
+        self._latest: tuple[tuple[str, int], dict[str, Shard]] = (("", -1), {})
+
+    def shard(self, shard_id: str, plan_key: str, row_group: int) -> Shard:
+        """The shard behind one row of `Ledger.todo`."""
+        where = (plan_key, row_group)
+        if self._latest[0] != where:
+            if plan_key not in self._files:
+                self._files[plan_key] = pq.ParquetFile(self._store.open_file(plan_key))
+            table = self._files[plan_key].read_row_group(row_group)
+            self._latest = (where, {shard.shard_id: shard for shard in shards_of(table)})
+        return self._latest[1][shard_id]
+
+
+def _plan_bytes(table: pa.Table) -> bytes:
+    """Parquet bytes with row groups that end where shards end."""
+    buffer = BytesIO()
+    ids = table["shard_id"].combine_chunks()
+    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
+        start = 0
+        while start < table.num_rows:
+            stop = min(start + _WINDOWS_PER_ROW_GROUP, table.num_rows)
+            while stop < table.num_rows and ids[stop] == ids[stop - 1]:
+                stop += 1
+            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+            start = stop
+    return buffer.getvalue()
+
+
+def _entries_of(windows: pa.Table, plan_key: str, row_group: int) -> pa.Table:
+    seconds = pc.subtract(windows["end_s"], windows["start_s"])
+    grouped = pa.table({"shard_id": windows["shard_id"], "audio_s": seconds}).group_by("shard_id", use_threads=False)
+    sums = grouped.aggregate([("audio_s", "sum"), ("audio_s", "count")])
+    count = sums.num_rows
+    columns = [
+        sums["shard_id"],
+        pa.repeat(pa.scalar(plan_key), count),
+        pa.repeat(pa.scalar(row_group, pa.int32()), count),
+        sums["audio_s_count"].cast(pa.int32()),
+        sums["audio_s_sum"],
+    ]
+    return pa.table(columns, schema=ENTRIES)

@@ -1,0 +1,79 @@
+"""From a transcribed shard to transcript rows: stitch, judge, score. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pipeline.config import ScoreConfig
+from pipeline.metrics.wer import score
+from pipeline.records import DecodedWindow, Failure, Hypothesis, Status, Transcript, TranscribedShard, Window
+from pipeline.text.stitch import transcript_text, window_segments
+
+# A decoder's own word that samples were lost: the text may lack something, so the row is not "ok".
+_LOSSY_WARNINGS = ("decode_errors", "longer_than_planned")
+
+
+def transcripts_of(shard: TranscribedShard, scoring: ScoreConfig) -> list[Transcript]:
+    """One row per window of the shard, in order; windows that are whole recordings are scored."""
+    rows = [_row(shard, position) for position in range(len(shard.windows))]
+    return [scored(row, scoring) if row.window_count == 1 else row for row in rows]
+
+
+def scored(row: Transcript, scoring: ScoreConfig) -> Transcript:
+    """The row with its edit counts; unchanged where there is nothing to compare with."""
+    if row.reference_text is None or row.status == "failed":
+        return row
+    words, chars, normalizer = score(row.reference_text, row.text, row.language, scoring.normalizer)
+    return replace(row, word_errors=words, char_errors=chars, normalizer=normalizer)
+
+
+def _row(shard: TranscribedShard, position: int) -> Transcript:
+    planned, decoded = shard.shard.windows[position], shard.windows[position]
+    segments, spans, chunk_failure = window_segments(position, shard)
+    failure = decoded.failure or chunk_failure
+    language = _language(shard, position, planned)
+    audio_s = sum(chunk.audio_s for chunk in shard.chunks if chunk.window == position)
+    share = audio_s / shard.stats.audio_s if shard.stats.audio_s else 0.0
+    return Transcript(
+        id=planned.recording.id,
+        uri=planned.recording.uri,
+        status=_status(decoded, failure, bool(segments)),
+        offset_s=planned.recording.offset_s,
+        duration_s=decoded.end_s - decoded.start_s,
+        text=transcript_text(segments, language),
+        segments=segments,
+        spans=spans,
+        failure=failure,
+        language=language,
+        reference_text=planned.recording.reference_text,
+        warnings=decoded.report.warnings,
+        flags=(),
+        word_errors=None,
+        char_errors=None,
+        normalizer=None,
+        decode_s=decoded.report.decode_s,
+        engine_s=shard.stats.engine_s * share,
+        window_index=planned.index,
+        window_count=planned.count,
+        window_start_s=decoded.start_s,
+        extra=planned.recording.extra,
+    )
+
+
+def _status(decoded: DecodedWindow, failure: Failure | None, has_text: bool) -> Status:
+    if failure and (not has_text and decoded.end_s <= decoded.start_s or failure.stage == "transcribe" and not has_text):
+        return "failed"
+    if failure or any(warning.startswith(_LOSSY_WARNINGS) for warning in decoded.report.warnings):
+        return "partial"
+    return "ok"
+
+
+def _language(shard: TranscribedShard, position: int, planned: Window) -> str | None:
+    """The row's own language, else the one most of its audio was heard as."""
+    if planned.recording.language:
+        return planned.recording.language
+    heard: dict[str, float] = {}
+    for chunk, outcome in zip(shard.chunks, shard.outcomes, strict=True):
+        if chunk.window == position and isinstance(outcome, Hypothesis) and outcome.language:
+            heard[outcome.language] = heard.get(outcome.language, 0.0) + chunk.audio_s
+    return max(heard, key=lambda language: heard[language]) if heard else None
