@@ -1,0 +1,110 @@
+"""What a worker process holds: a decoder child, an engine, a store. Ray-free; both flows use these.
+
+Each class is one stage of the flow with its long-lived resources. They are made inside the worker that uses them:
+only the frozen `Assignment` travels.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.audio.reader import AudioReader
+from pipeline.config import RunConfig
+from pipeline.engines.base import create_engine
+from pipeline.engines.runner import MemoryBudget
+from pipeline.flow import decode, publish, transcribe
+from pipeline.records import DecodedShard, Receipt, RunIdentity, TranscribedShard
+from pipeline.store.ledger import ShardReader
+from pipeline.store.objects import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Everything a worker must know about the run."""
+
+    config: RunConfig
+    identity: RunIdentity
+    run_uri: str
+    roots: tuple[str, ...]
+    max_chunk_s: float
+
+
+class Decoder:
+    """Shard entries in, decoded shards out."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        config = assignment.config
+        self._plan = ShardReader(ObjectStore.open(assignment.run_uri, config.store))
+        self._reader = AudioReader(config.decode, config.source, assignment.roots)
+
+    def decode(self, shard_id: str, plan_key: str, row_group: int) -> DecodedShard:
+        """Fetch, decode and cut one shard."""
+        shard = self._plan.shard(shard_id, plan_key, row_group)
+        return decode(shard, self._reader, self._assignment.config, self._assignment.max_chunk_s)
+
+    def close(self) -> None:
+        """End the decoder child."""
+        self._reader.close()
+
+
+class Transcriber:
+    """Decoded shards in, transcribed shards out; safe to call from several threads."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._config = assignment.config
+        self._engine = create_engine(assignment.config.engine)
+        self._engine.load()
+        self._memory = MemoryBudget()
+        self._idle = IdleClock()
+
+    def transcribe(self, shards: Sequence[DecodedShard]) -> list[TranscribedShard]:
+        """Recognise some shards, packed together."""
+        wait_s = self._idle.begin()
+        try:
+            done = transcribe(shards, self._engine, self._config, self._memory)
+        finally:
+            self._idle.end()
+        first = replace(done[0], stats=replace(done[0].stats, wait_s=wait_s))
+        return [first, *done[1:]]
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        self._engine.close()
+
+
+class Publisher:
+    """Transcribed shards in, receipts out."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._store = ObjectStore.open(assignment.run_uri, assignment.config.store)
+
+    def publish(self, shard: TranscribedShard) -> Receipt:
+        """Put the shard's part."""
+        return publish(shard, self._store, self._assignment.identity, self._assignment.config.score)
+
+
+class IdleClock:
+    """Seconds in which no call was running: what an engine waited for its input."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._idle_since = time.monotonic()
+
+    def begin(self) -> float:
+        """A call starts; returns how long nothing ran before it (0 while another call runs)."""
+        with self._lock:
+            waited_s = 0.0 if self._running else time.monotonic() - self._idle_since
+            self._running += 1
+            return waited_s
+
+    def end(self) -> None:
+        """A call is over."""
+        with self._lock:
+            self._running -= 1
+            self._idle_since = time.monotonic()
