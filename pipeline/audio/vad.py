@@ -1,0 +1,121 @@
+"""Where in a window somebody speaks.
+
+Knows samples alone: no files, no chunks, no engine. What it leaves out is never transcribed, so it errs on the side of speech.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.audio.energy import FRAME, frame_energy
+from pipeline.config import ChunkConfig
+from pipeline.errors import ConfigError
+from pipeline.records import SAMPLE_RATE_HZ, Samples
+
+Mask = npt.NDArray[np.bool_]
+
+SILERO_FRAME = 512  # samples per probability, as the model was trained
+SILERO_CONTEXT = 64  # samples of the frame before that the model sees again
+SILERO_BLOCK = 512  # frames per call: memory stays flat, and the result is the same to the bit for any size
+SILERO_HYSTERESIS = 0.15  # speech goes on until the probability falls this far below the threshold
+
+ENERGY_BLOCK = 3000  # frames that share a noise floor: 30 s
+ENERGY_FLOOR_PERCENTILE = 10
+ENERGY_MARGIN_DB = 9.0
+
+
+def speech_spans(samples: Samples, config: ChunkConfig) -> tuple[tuple[int, int], ...]:
+    """Half-open sample ranges that hold speech: sorted, disjoint, padded by `pad_s`; neighbours may touch.
+
+    Pauses under `min_silence_s` belong to the speech around them; bursts under `min_speech_s` are dropped.
+    int16 [n] at 16 kHz → ranges within [0, n). Raises ConfigError where the silero model is not installed.
+    """
+    if not len(samples):
+        return ()
+    if config.vad == "none":
+        return ((0, len(samples)),)
+    if config.vad == "energy":
+        return _spans(_energy_mask(samples), FRAME, len(samples), config)
+    return _spans(_silero_mask(samples, config.threshold), SILERO_FRAME, len(samples), config)
+
+
+def _spans(mask: Mask, frame: int, n_samples: int, config: ChunkConfig) -> tuple[tuple[int, int], ...]:
+    if not mask.any():
+        return ()
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)) * frame
+    starts, ends = edges[::2], np.minimum(edges[1::2], n_samples)
+    is_pause = starts[1:] - ends[:-1] >= config.min_silence_s * SAMPLE_RATE_HZ
+    starts, ends = starts[np.append(True, is_pause)], ends[np.append(is_pause, True)]
+    is_speech = ends - starts >= config.min_speech_s * SAMPLE_RATE_HZ
+    starts, ends = starts[is_speech], ends[is_speech]
+    pad = round(config.pad_s * SAMPLE_RATE_HZ)
+    middles = (ends[:-1] + starts[1:]) // 2  # a pause too short for both paddings is shared evenly
+    starts = np.maximum(starts - pad, np.append(0, middles))
+    ends = np.minimum(ends + pad, np.append(middles, n_samples))
+    return tuple(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def _energy_mask(samples: Samples) -> Mask:
+    """True where a 10 ms frame stands out from the noise floor of its half minute."""
+    energy = frame_energy(samples)
+    level_db = 10 * np.log10(np.maximum(energy, 1))
+    blocks = np.array_split(level_db, max(1, round(len(level_db) / ENERGY_BLOCK)))
+    floors_db = [np.percentile(block, ENERGY_FLOOR_PERCENTILE) if len(block) else 0.0 for block in blocks]
+    return level_db > np.repeat(floors_db, [len(block) for block in blocks]) + ENERGY_MARGIN_DB
+
+
+def _silero_mask(samples: Samples, threshold: float) -> Mask:
+    """True where a 32 ms frame is speech: from a probability at the threshold until one well below it."""
+    probability = _silero_probability(samples)
+    is_certain = probability >= threshold
+    is_certain |= probability < max(threshold - SILERO_HYSTERESIS, 0.01)
+    # Frames in between follow the last certain one before them; before any, they are silence.
+    last_certain = np.maximum.accumulate(np.where(is_certain, np.arange(len(probability)), -1))
+    return np.where(last_certain >= 0, probability[last_certain] >= threshold, False)
+
+
+def _silero_probability(samples: Samples) -> npt.NDArray[np.float32]:
+    """Speech probability of each 512 samples (the last frame filled up with silence): float32 [ceil(n / 512)]."""
+    run = _silero()
+    block = SILERO_BLOCK * SILERO_FRAME
+    h = np.zeros((1, 1, 128), np.float32)
+    c = np.zeros((1, 1, 128), np.float32)
+    context = np.zeros(SILERO_CONTEXT, np.float32)
+    found: list[npt.NDArray[np.float32]] = []
+    for start in range(0, len(samples), block):
+        audio = samples[start : start + block].astype(np.float32) / 32768
+        piece = np.concatenate([context, audio, np.zeros(-len(audio) % SILERO_FRAME, np.float32)])
+        context = piece[-SILERO_CONTEXT:]
+        frames = np.lib.stride_tricks.sliding_window_view(piece, SILERO_CONTEXT + SILERO_FRAME)[::SILERO_FRAME]
+        probability, h, c = run(None, {"input": np.ascontiguousarray(frames), "h": h, "c": c})
+        found.append(probability.ravel())
+    return np.concatenate(found)
+
+
+@cache
+def _silero() -> Callable[..., Any]:
+    """The silero v6 model that faster-whisper ships: one session per process, one thread.
+
+    Read from the package's folder: importing faster-whisper would load CTranslate2 into every decoding worker.
+    """
+    package = find_spec("faster_whisper")
+    model = Path(package.origin or "").parent / "assets" / "silero_vad_v6.onnx" if package else None
+    if model is None or not model.is_file():
+        raise ConfigError(
+            "The silero model is not where faster-whisper 1.2 keeps it; install that version or set chunk.vad=energy."
+        )
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # gives memory back after each block
+    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    run: Callable[..., Any] = session.run
+    return run

@@ -1,0 +1,1 @@
+"""From hypotheses to transcripts: pure functions over records."""
