@@ -1,0 +1,102 @@
+"""A local (or mounted) folder as a store. Knows nothing of fsspec.
+
+Publishing: a temporary file in the same folder, fsync, then a hard link, which fails if the name is taken. A process killed
+at any point leaves either the whole object or none; a temporary file left behind begins with a dot and is never listed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+from pipeline.store.base import ObjectInfo, is_key
+
+
+class LocalFolder:
+    """Objects as files below `root`."""
+
+    def __init__(self, root: str, conditional_put: bool) -> None:
+        self._root = Path(root)
+        self._conditional_put = conditional_put
+
+    def check_reachable(self) -> None:
+        """Raise NotADirectoryError or PermissionError if the root cannot be a folder; it need not exist yet."""
+        try:
+            os.scandir(self._root).close()
+        except FileNotFoundError:
+            return
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Files below the folder; those that vanish meanwhile are left out."""
+        for folder, _, names in os.walk(self._root / prefix):
+            for name in names:
+                path = Path(folder, name)
+                key = path.relative_to(self._root).as_posix()
+                if not is_key(key):
+                    continue
+                try:
+                    stat = path.stat()
+                except FileNotFoundError:
+                    continue
+                yield ObjectInfo(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+
+    def get(self, key: str) -> bytes:
+        """The whole file."""
+        with self.open_file(key) as file:
+            return file.read()
+
+    def exists(self, key: str) -> bool:
+        """Whether there is a file."""
+        return (self._root / key).is_file()
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write, fsync, link. With `conditional_put` off (no hard links on the file system): rename over what is there."""
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{uuid4().hex}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if not self._give_name(temporary, path):
+                return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+        return True
+
+    def _give_name(self, temporary: Path, path: Path) -> bool:
+        if not self._conditional_put:
+            if path.exists():
+                return False
+            temporary.replace(path)
+            return True
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        return True
+
+    def open_file(self, key: str) -> BinaryIO:
+        """The file, opened for reading."""
+        path = self._root / key
+        try:
+            return path.open("rb")
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise FileNotFoundError(str(path)) from error
+
+    def remove(self, key: str) -> None:
+        """Delete the file."""
+        (self._root / key).unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

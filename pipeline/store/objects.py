@@ -1,0 +1,164 @@
+"""The object store's door: list, get, put-if-absent on a local folder, on S3, on anything fsspec knows.
+
+It refuses to know what the objects are. The one write is a put that either publishes the whole object under a free key or does
+nothing; there is no overwrite, no rename, no append. Listings are the store's own, never a cache's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import fsspec
+
+from pipeline.config import StoreConfig
+from pipeline.errors import StoreError
+from pipeline.store.base import Folder, ObjectInfo, StoreKeyMissing, is_key
+from pipeline.store.local_folder import LocalFolder
+from pipeline.store.remote_folder import RemoteFolder, persist
+from pipeline.store.s3_folder import READ_TIMEOUT_S, S3Folder, s3_options
+
+__all__ = ["ObjectInfo", "ObjectStore", "StoreKeyMissing"]
+
+OPEN_ATTEMPTS = 2  # a person waits: say within about 15 s that a store is not there
+OPEN_READ_TIMEOUT_S = 5.0
+
+
+class ObjectStore:
+    """Objects below one root. Pickles as its uri and config and connects again in the other process; safe in threads."""
+
+    def __init__(self, uri: str, config: StoreConfig) -> None:
+        self.uri = uri
+        self._config = config
+
+    @staticmethod
+    def open(uri: str, config: StoreConfig) -> ObjectStore:
+        """The store at `uri`, the root of the output, once it has answered; nothing is written.
+
+        Raises StoreError when the store does not answer, refuses us, or has no such bucket.
+        """
+        store = ObjectStore(uri, config)
+        with store._one_sentence("opened"):
+            folder = _connect(uri, config, OPEN_READ_TIMEOUT_S)
+            try:
+                persist(folder.check_reachable, OPEN_ATTEMPTS)
+            except FileNotFoundError:
+                raise StoreError(f"There is no bucket for {store}; create it, or correct `output`.") from None
+        return store
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Every object below the folder `prefix` ("": below the root) that has a key of ours, in no promised order.
+
+        Strongly consistent: what `put_if_absent` published before the call is there. A missing folder is empty.
+        """
+        folder = prefix.rstrip("/")
+        if folder:
+            _check_key(folder)
+        return self._listing(folder)
+
+    def _listing(self, folder: str) -> Iterator[ObjectInfo]:
+        with self._one_sentence("listed"):
+            yield from self._folder.list(folder)
+
+    def get(self, key: str) -> bytes:
+        """The whole object. Raises StoreKeyMissing."""
+        _check_key(key)
+        with self._one_sentence("read", key):
+            return self._folder.get(key)
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object under the key."""
+        _check_key(key)
+        with self._one_sentence("read", key):
+            return self._folder.exists(key)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Publish `data` under a free key in one atomic step. True: this call wrote it; False: the key was taken.
+
+        Errors that leave it open whether the object was written are settled here: tried again, and if the key is then taken
+        by the same bytes, they are ours. With `store.conditional_put: false` two writers may both see True, and the last one's
+        bytes stay.
+        """
+        _check_key(key)
+        with self._one_sentence("written", key):
+            return self._folder.put_if_absent(key, data)
+
+    def open_file(self, key: str) -> BinaryIO:
+        """A seekable binary file that fetches only what is read: for pyarrow. Raises StoreKeyMissing."""
+        _check_key(key)
+        with self._one_sentence("read", key):
+            return self._folder.open_file(key)
+
+    def check_writable(self) -> None:
+        """Write a small object twice and delete it. Raises StoreError when writing fails, or when the second put wins as well."""
+        key = f"_write_test/{uuid4().hex}"
+        if not self.put_if_absent(key, b"first"):
+            raise StoreError(
+                f"The store at {self} says that a new key is taken; check what stands between it and this machine."
+            )
+        taken = not self.put_if_absent(key, b"second")
+        with suppress(OSError):  # the right to delete is not needed by a run
+            self._folder.remove(key)
+        if not taken:
+            raise StoreError(
+                f"The store at {self} does not honour If-None-Match; set store.conditional_put=false for it."
+            )
+
+    @cached_property
+    def _folder(self) -> Folder:
+        with self._one_sentence("opened"):
+            return _connect(self.uri, self._config)
+
+    @contextmanager
+    def _one_sentence(self, done: str, key: str = "") -> Iterator[None]:
+        """Turn whatever a back end raises into a StoreError that says what, where, and what next."""
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:  # the boundary: fsspec's back ends share no base class
+            where = f"{self}/{key}" if key else str(self)
+            if isinstance(error, FileNotFoundError) and done == "read":
+                raise StoreKeyMissing(f"There is no object {where}; `quarry verify` tells what is missing.") from error
+            if isinstance(error, PermissionError):
+                advice = "check the credentials and rights (store.storage_options or the environment)."
+            else:
+                advice = "check the uri, store.storage_options and the network, and run again."
+            raise StoreError(f"{where} could not be {done} ({_reason(error)}); {advice}") from error
+
+    def __getstate__(self) -> tuple[str, StoreConfig]:
+        return self.uri, self._config
+
+    def __setstate__(self, state: tuple[str, StoreConfig]) -> None:
+        self.uri, self._config = state
+
+    def __str__(self) -> str:
+        """The uri without user, password and query."""
+        return re.sub(r"//[^/@]*@", "//", self.uri.partition("?")[0]).rstrip("/")
+
+
+def _connect(uri: str, config: StoreConfig, read_timeout_s: float = READ_TIMEOUT_S) -> Folder:
+    options: dict[str, Any] = dict(config.storage_options)
+    protocol = uri.partition("://")[0] if "://" in uri else "file"
+    if protocol in ("s3", "s3a"):
+        options = s3_options(options, read_timeout_s)
+    # An instance of our own: no cached listings, and nobody else's settings.
+    filesystem, root = fsspec.url_to_fs(uri, skip_instance_cache=True, use_listings_cache=False, **options)
+    if protocol in ("file", "local"):
+        return LocalFolder(root, config.conditional_put)
+    kind = S3Folder if protocol in ("s3", "s3a") else RemoteFolder
+    return kind(filesystem, root, config.conditional_put)
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:200].rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _check_key(key: str) -> None:
+    if not is_key(key):
+        raise ValueError(f"{key!r} cannot be a key: parts of letters, digits, '_', '.', '=', '-' joined by '/'")

@@ -1,0 +1,192 @@
+"""A folder of any fsspec file system as a store, and the one retry policy for all of them.
+
+fsspec's back ends share no base class of errors, so the question asked of an error is not "may it be tried again?" but "is it
+a final answer?". Everything else (5xx, 409, timeouts, resets, broken bodies) is tried again, with growing, jittered pauses.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO, TypeVar
+
+from pipeline.store.base import ObjectInfo, is_key
+
+T = TypeVar("T")
+Page = list[tuple[str, int, str | None]]  # path, size in bytes, etag
+
+ATTEMPTS = 10  # rides out 30 s without the store, and half of all requests refused: 0.5 ** 10 fail
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 16.0
+READ_BUFFER_BYTES = 256 * 2**10
+
+_FINAL_ERRORS = (
+    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
+    *(TypeError, ValueError, NotImplementedError, ImportError),
+)
+_FINAL_STATUS = frozenset({401, 403, 404, 405, 411, 412, 413, 416, 501})
+
+
+class RemoteFolder:
+    """Objects below `root` of an fsspec file system whose single writes are atomic (object stores are)."""
+
+    def __init__(self, filesystem: Any, root: str, conditional_put: bool) -> None:
+        self._fs = filesystem
+        self._root = root.rstrip("/")
+        self._conditional_put = conditional_put
+
+    def check_reachable(self) -> None:
+        """List the root once; a root without objects is fine."""
+        try:
+            self._fs.ls(self._root, detail=False)
+        except FileNotFoundError:
+            return
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """Objects below the folder, page by page: never the whole listing in memory."""
+        for page in self._pages(self._path(prefix)):
+            for path, size_bytes, etag in page:
+                key = path[len(self._root) :].lstrip("/")
+                if is_key(key):
+                    yield ObjectInfo(key, size_bytes, etag)
+
+    def _pages(self, folder: str) -> Iterator[Page]:
+        """The files below, one folder at a time."""
+        try:
+            entries = persist(lambda: self._fs.ls(folder, detail=True))
+        except FileNotFoundError:
+            return
+        files = [entry for entry in entries if entry["type"] == "file"]
+        yield [(self._fs._strip_protocol(entry["name"]), int(entry["size"]), _etag(entry)) for entry in files]
+        for entry in entries:
+            if entry["type"] == "directory":
+                yield from self._pages(entry["name"])
+
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+        found: bytes = persist(lambda: self._fs.cat_file(self._path(key)))
+        return found
+
+    def exists(self, key: str) -> bool:
+        """Whether there is an object (a folder is none)."""
+        try:
+            return bool(self._info(key)["type"] == "file")
+        except FileNotFoundError:
+            return False
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """One conditional put. "Taken" after an attempt of ours that ended unclear may be our own object: its bytes tell."""
+        if not self._conditional_put:
+            return self._put_if_not_seen(key, data)
+        attempts = 0
+
+        def put() -> bool:
+            nonlocal attempts
+            attempts += 1
+            try:
+                self._fs.pipe_file(self._path(key), data, mode="create")
+            except Exception as error:  # no common base class; all but one meaning goes on
+                if not _says_taken(error):
+                    raise
+                return attempts > 1 and self.get(key) == data
+            return True
+
+        return persist(put)
+
+    def _put_if_not_seen(self, key: str, data: bytes) -> bool:
+        if self.exists(key):
+            return False
+        persist(lambda: self._fs.pipe_file(self._path(key), data))
+        return True
+
+    def open_file(self, key: str) -> BinaryIO:
+        """A file that fetches what is read, with retries of its own."""
+        path, size_bytes = self._path(key), int(self._info(key)["size"])
+        reader = _RangeReader(
+            lambda start, end: persist(lambda: self._fs.cat_file(path, start=start, end=end)), size_bytes
+        )
+        return io.BufferedReader(reader, READ_BUFFER_BYTES)
+
+    def remove(self, key: str) -> None:
+        """Delete the object."""
+        persist(lambda: self._fs.rm_file(self._path(key)))
+
+    def _info(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = persist(lambda: self._fs.info(self._path(key)))
+        return found
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}" if key else self._root
+
+
+class _RangeReader(io.RawIOBase):
+    """A seekable raw file over a function that fetches [start, end)."""
+
+    def __init__(self, fetch: Callable[[int, int], bytes], size_bytes: int) -> None:
+        self._fetch = fetch
+        self._size_bytes = size_bytes
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
+        if base + offset < 0:
+            raise ValueError(f"cannot seek to {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._size_bytes)
+        if end <= self._position:
+            return 0
+        data = self._fetch(self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def persist(operation: Callable[[], T], attempts: int = ATTEMPTS) -> T:
+    """Run an operation on the store until it gives a final answer, at most `attempts` times."""
+    for attempt in range(attempts - 1):
+        try:
+            return operation()
+        except Exception as error:  # no common base class, see the module's docstring
+            if _is_final(error):
+                raise
+            time.sleep(_pause_s(attempt))
+    return operation()
+
+
+def _pause_s(attempt: int) -> float:
+    """Exponential, between half and all of it: many workers must not come back at the same moment."""
+    return min(FIRST_PAUSE_S * 2.0**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
+
+
+def _is_final(error: Exception) -> bool:
+    return isinstance(error, _FINAL_ERRORS) or _http_status(error) in _FINAL_STATUS
+
+
+def _says_taken(error: Exception) -> bool:
+    # s3fs knows a failed If-None-Match by an element that only some servers send; the status is what all of them send.
+    return isinstance(error, FileExistsError) or _http_status(error) == 412
+
+
+def _http_status(error: BaseException) -> int | None:
+    response = getattr(error.__cause__ or error, "response", None)
+    metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    status: int | None = metadata.get("HTTPStatusCode")
+    return status
+
+
+def _etag(entry: dict[str, Any]) -> str | None:
+    found = entry.get("ETag") or entry.get("etag")
+    return str(found).strip('"') if found else None
