@@ -1,0 +1,152 @@
+"""Manifest formats: bytes in, blocks of raw rows out (key → value, as written). Knows nothing of what the keys mean.
+
+One path for all: a row is a dict with the line (JSONL, CSV, TSV) or row number (Parquet) it came from, both from 1.
+Lines are parsed one by one by the standard library: its errors know their line, which Arrow's readers do not.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.config import SourceConfig
+from pipeline.errors import ManifestError
+from pipeline.source.opening import CODECS
+
+BLOCK_ROWS = 50_000
+MAX_LINE_BYTES = 16 * 2**20
+
+_SUFFIXES = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",  # what NeMo calls its manifests
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+
+Complain = Callable[[int, str], None]  # (line or row, what is wrong with it); raises, or notes it and goes on
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some rows as written and the line or row number of each."""
+
+    numbers: list[int]
+    rows: list[dict[str, Any]]
+
+
+def format_of(uri: str, config: SourceConfig) -> str:
+    """jsonl | csv | tsv | parquet. Raises ManifestError when neither config nor file name tells."""
+    if config.format != "auto":
+        return config.format
+    stem, suffix = os.path.splitext(uri.lower())
+    if suffix in CODECS:
+        suffix = os.path.splitext(stem)[1]
+    if suffix not in _SUFFIXES:
+        raise ManifestError(
+            f"The manifest {uri} does not tell its format by its name; "
+            "set source.format to jsonl, csv, tsv or parquet, or rename it."
+        )
+    return _SUFFIXES[suffix]
+
+
+def read_blocks(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[Block]:
+    """Blocks of at most BLOCK_ROWS raw rows. Bad lines go to `complain`, and are left out if it returns."""
+    if kind == "parquet":
+        yield from _parquet_blocks(handle)
+        return
+    rows = _json_rows(handle, complain) if kind == "jsonl" else _delimited_rows(handle, kind, complain)
+    block = Block([], [])
+    for number, row in rows:
+        block.numbers.append(number)
+        block.rows.append(row)
+        if len(block.rows) == BLOCK_ROWS:
+            yield block
+            block = Block([], [])
+    if block.rows:
+        yield block
+
+
+def _lines(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, str]]:
+    number = 0
+    while raw := handle.readline(MAX_LINE_BYTES):
+        number += 1
+        if len(raw) == MAX_LINE_BYTES:
+            complain(number, f"is longer than {MAX_LINE_BYTES >> 20} MB")
+            return
+        try:
+            line = raw.decode()
+        except UnicodeDecodeError as error:
+            complain(number, f"is not UTF-8 (byte {error.start + 1})")
+            continue
+        yield number, line.removeprefix("\ufeff") if number == 1 else line
+
+
+def _json_rows(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(handle, complain):
+        if line.isspace():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            complain(number, f"is not valid JSON ({error.msg}, column {error.colno})")
+            continue
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
+            complain(number, f"is not usable JSON ({type(error).__name__})")
+            continue
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            complain(number, f"holds a JSON {type(row).__name__}, not an object")
+
+
+def _delimited_rows(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[tuple[int, dict[str, Any]]]:
+    # The library's own limit of 128 kB per field would refuse the reference of a long recording.
+    csv.field_size_limit(MAX_LINE_BYTES)
+    lines = (line for _, line in _lines(handle, complain))
+    # TSV as Common Voice writes it: a tab ends a field, a quote is a quote.
+    form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == "tsv" else {"strict": True}
+    reader = csv.reader(lines, **form)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1  # of the row's first line: quoted fields may hold line breaks
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            complain(number, f"is not valid {kind.upper()} ({error})")
+            continue
+        if not cells:
+            continue
+        if header is None:
+            header = _checked_header(cells, number, complain)
+        elif len(cells) != len(header):
+            complain(number, f"has {len(cells)} fields where the header has {len(header)}")
+        else:
+            yield number, dict(zip(header, cells, strict=True))
+
+
+def _checked_header(names: list[str], number: int, complain: Complain) -> list[str]:
+    if "" in names:
+        complain(number, f"is a header without a name for column {names.index('') + 1}")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        complain(number, f"is a header that names {twice[0]!r} twice")
+    return names
+
+
+def _parquet_blocks(handle: IO[bytes]) -> Iterator[Block]:
+    first = 1
+    for batch in pq.ParquetFile(pa.PythonFile(handle, "r")).iter_batches(batch_size=BLOCK_ROWS):
+        yield Block(list(range(first, first + batch.num_rows)), batch.to_pylist())
+        first += batch.num_rows

@@ -1,0 +1,183 @@
+"""Manifests: a uri in, checked rows out, in one Arrow schema whatever the format. docs/manifest.md is its reference.
+
+Rows stream through in tables of bounded size; what is kept per row is 8 bytes, to find ids that come twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import SourceConfig
+from pipeline.errors import ManifestError
+from pipeline.source.formats import Complain, format_of, read_blocks
+from pipeline.source.opening import digest, folder_of, is_local, local_path, open_bytes
+from pipeline.source.rows import MANIFEST_SCHEMA, rows_table
+
+__all__ = [
+    "MANIFEST_SCHEMA",
+    "ManifestReport",
+    "Problem",
+    "check_manifest",
+    "manifest_digest",
+    "manifest_roots",
+    "read_manifest",
+]
+
+MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with one line (row, in Parquet) of a manifest."""
+
+    line: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestReport:
+    """What `quarry validate` says about a manifest."""
+
+    uri: str
+    rows: int
+    audio_s: float  # of the rows that give their duration
+    rows_without_duration: int
+    rows_with_reference: int
+    languages: Mapping[str, int]  # rows by language, the most common first; "": none given
+    problems: tuple[Problem, ...]  # the first MAX_PROBLEMS of those that stop a run
+    problem_count: int
+    refused: tuple[Problem, ...]  # the first MAX_PROBLEMS rows that a run would fail with uri_refused
+    refused_count: int
+
+
+def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
+    """The manifest's rows as tables of MANIFEST_SCHEMA, at most 50,000 rows each, in the manifest's order.
+
+    Raises ManifestError, one sentence with the line and the next step, for the first row that cannot be used;
+    ids that come twice are known at the end, before the iterator ends.
+    """
+    noun = "row" if format_of(uri, config) == "parquet" else "line"
+
+    def stop(line: int, message: str) -> None:
+        raise ManifestError(
+            f"The manifest {uri}, {noun} {line}: {message}; mend it (`quarry validate` lists every such {noun})."
+        )
+
+    hashes = [np.zeros(0, np.int64)]
+    for _, table in _tables(uri, config, stop):
+        hashes.append(_hashes(table["id"]))
+        yield table
+    if not sum(map(len, hashes)):
+        raise ManifestError(f"The manifest {uri} has no rows; write one per recording (docs/manifest.md).")
+    _find_duplicates(uri, config, hashes, stop)
+
+
+def check_manifest(uri: str, config: SourceConfig) -> ManifestReport:
+    """Read the whole manifest and report counts and problems. Raises ManifestError only if it cannot be opened."""
+    problems = _Notes()
+    refused = _Notes()
+    languages: Counter[str] = Counter()
+    rows = without_duration = with_reference = 0
+    audio_s = 0.0
+    roots = manifest_roots(uri, config)
+    hashes = [np.zeros(0, np.int64)]
+    for numbers, table in _tables(uri, config, problems.add):
+        hashes.append(_hashes(table["id"]))
+        rows += table.num_rows
+        audio_s += pc.sum(table["duration_s"]).as_py() or 0.0
+        without_duration += table["duration_s"].null_count
+        with_reference += table.num_rows - table["reference_text"].null_count
+        languages.update(language or "" for language in table["language"].to_pylist())
+        for number, recording_uri in zip(numbers, table["uri"].to_pylist(), strict=True):
+            if recording_uri is not None and (reason := _refusal(recording_uri, config, roots)):
+                refused.add(number, reason)
+    if not rows and not problems.count:
+        problems.add(1, "there are no rows")
+    _find_duplicates(uri, config, hashes, problems.add)
+    return ManifestReport(
+        uri=uri,
+        rows=rows,
+        audio_s=audio_s,
+        rows_without_duration=without_duration,
+        rows_with_reference=with_reference,
+        languages=dict(languages.most_common()),
+        problems=tuple(problems.kept),
+        problem_count=problems.count,
+        refused=tuple(refused.kept),
+        refused_count=refused.count,
+    )
+
+
+def manifest_digest(uri: str, config: SourceConfig) -> str:
+    """sha256 of the manifest's bytes, hex. Raises ManifestError."""
+    return digest(uri, config)
+
+
+def manifest_roots(uri: str, config: SourceConfig) -> tuple[str, ...]:
+    """Where rows may point: `source.roots`, else the manifest's own folder. Absolute paths or scheme://bucket/prefix."""
+    return tuple(local_path(root) if is_local(root) else root for root in config.roots or [folder_of(uri)])
+
+
+class _Notes:
+    """The first problems in full, all of them by number."""
+
+    def __init__(self) -> None:
+        self.kept: list[Problem] = []
+        self.count = 0
+
+    def add(self, line: int, message: str) -> None:
+        self.count += 1
+        if len(self.kept) < MAX_PROBLEMS:
+            self.kept.append(Problem(line, message))
+
+
+def _tables(uri: str, config: SourceConfig, complain: Complain) -> Iterator[tuple[list[int], pa.Table]]:
+    kind, folder = format_of(uri, config), folder_of(uri)
+    with open_bytes(uri, config) as handle:
+        for block in read_blocks(handle, kind, complain):
+            yield block.numbers, rows_table(block, folder, complain)
+
+
+def _hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    # Python's own hash is salted per process: nobody can prepare a manifest of collisions.
+    return np.fromiter((hash(id_) for id_ in ids.drop_null().to_pylist()), np.int64)
+
+
+def _find_duplicates(uri: str, config: SourceConfig, hashes: list[npt.NDArray[np.int64]], complain: Complain) -> None:
+    """Report every id that an earlier row has. Equal hashes are only a suspicion: the manifest is read again to see."""
+    ordered = np.sort(np.concatenate(hashes))
+    suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(suspects):
+        return
+    first_line: dict[str, int] = {}
+    for numbers, table in _tables(uri, config, lambda line, message: None):
+        for number, id_ in zip(numbers, table["id"].to_pylist(), strict=True):
+            if id_ is None or not _holds(suspects, hash(id_)):
+                continue
+            if id_ in first_line:
+                complain(number, f"the id {id_!r} is that of line {first_line[id_]} too")
+            else:
+                first_line[id_] = number
+
+
+def _holds(ordered: npt.NDArray[np.int64], value: int) -> bool:
+    place = int(np.searchsorted(ordered, value))
+    return place < len(ordered) and int(ordered[place]) == value
+
+
+def _refusal(uri: str, config: SourceConfig, roots: tuple[str, ...]) -> str | None:
+    """Why a run would refuse to open this uri, as far as its spelling tells."""
+    scheme = uri.partition("://")[0] if "://" in uri else "file"
+    if scheme not in config.schemes:
+        return f"the scheme of {uri!r} is not one of source.schemes ({', '.join(config.schemes)})"
+    place = local_path(uri) if is_local(uri) else uri
+    if not any(place.startswith(f"{root.rstrip('/')}/") for root in roots):
+        return f"{uri!r} lies outside {', '.join(roots)}; add its folder to source.roots"
+    return None

@@ -1,0 +1,102 @@
+"""The one door to a manifest's bytes, on disk or in a bucket. Knows nothing of formats and rows.
+
+Whatever keeps the bytes from coming becomes one sentence: no such file, no right to read it, nobody at the endpoint,
+a connection or a compressed stream that breaks off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import fsspec
+import pyarrow as pa
+
+from pipeline.config import SourceConfig
+from pipeline.errors import ManifestError, QuarryError
+
+CODECS = {".gz": "gzip", ".zst": "zstd"}
+
+_BUFFER_BYTES = 2**20
+# A first knock with little patience: a wrong endpoint is told in seconds, not after minutes of retries.
+_BRISK = {"connect_timeout": 3, "read_timeout": 3, "retries": {"total_max_attempts": 1}}
+_BRISK_TRIES = 2
+_PATIENT = {"connect_timeout": 5, "read_timeout": 30, "retries": {"mode": "standard", "total_max_attempts": 10}}
+
+
+def is_local(uri: str) -> bool:
+    """Whether a uri is a path or a file:// uri."""
+    return "://" not in uri or uri.startswith("file://")
+
+
+def local_path(uri: str) -> str:
+    """The absolute path behind a path or a file:// uri."""
+    return os.path.abspath(uri.removeprefix("file://"))
+
+
+def folder_of(uri: str) -> str:
+    """The folder a manifest lies in: an absolute path, or scheme://bucket/prefix."""
+    return os.path.dirname(local_path(uri)) if is_local(uri) else uri.rpartition("/")[0]
+
+
+@contextmanager
+def open_bytes(uri: str, config: SourceConfig, *, decompress: bool = True) -> Iterator[IO[bytes]]:
+    """The manifest's bytes, buffered; `.gz` and `.zst` unpacked unless told otherwise.
+
+    Raises ManifestError when it is not there, may not be read, or breaks off while the block reads.
+    """
+    codec = CODECS.get(os.path.splitext(uri)[1]) if decompress else None
+    try:
+        _knock(uri, config)
+        file_system, path = _file_system(uri, config, _PATIENT)
+        with file_system.open(path, "rb") as raw:
+            unpacked = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec) if codec else raw
+            yield io.BufferedReader(unpacked, _BUFFER_BYTES)
+    except QuarryError:
+        raise
+    except Exception as error:  # every fsspec back end raises its own library's types
+        raise ManifestError(_sentence(uri, error)) from error
+
+
+def digest(uri: str, config: SourceConfig) -> str:
+    """sha256 of the manifest's bytes as they are stored, hex. Raises ManifestError."""
+    state = hashlib.sha256()
+    with open_bytes(uri, config, decompress=False) as handle:
+        while block := handle.read(_BUFFER_BYTES):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _knock(uri: str, config: SourceConfig) -> None:
+    file_system, path = _file_system(uri, config, _BRISK)
+    if file_system.info(path)["type"] == "directory":
+        raise ManifestError(f"The manifest {uri} is a folder; name the file in it.")
+
+
+def _file_system(uri: str, config: SourceConfig, patience: dict[str, Any]) -> tuple[Any, str]:
+    if is_local(uri):
+        return fsspec.filesystem("file"), local_path(uri)
+    options = dict(config.storage_options)
+    if uri.startswith("s3://"):
+        options["config_kwargs"] = {**patience, **options.get("config_kwargs", {})}
+    file_system, path = fsspec.core.url_to_fs(uri, **options)
+    if patience is _BRISK:
+        file_system.retries = _BRISK_TRIES
+    return file_system, path
+
+
+def _sentence(uri: str, error: Exception) -> str:
+    where = (
+        "the path" if is_local(uri) else "the bucket's name, and endpoint_url and credentials in source.storage_options"
+    )
+    if isinstance(error, FileNotFoundError):
+        return f"There is no manifest {uri}; check {where}."
+    if isinstance(error, PermissionError):
+        return f"The manifest {uri} may not be read; check {where if not is_local(uri) else 'its permissions'}."
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(".: ")
+    step = "check that it is whole" if is_local(uri) else f"check {where}"
+    return f"The manifest {uri} cannot be read ({reason}); {step}."

@@ -1,0 +1,213 @@
+"""What the keys of a manifest row mean: raw rows in, tables of MANIFEST_SCHEMA out. Knows nothing of files and formats.
+
+Each value goes through one small function that returns it or says what is wrong with it; a row that cannot be used is
+reported with its line. Keys without a meaning here pass through as strings.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.source.formats import Block, Complain
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("offset_s", pa.float64()),
+        ("duration_s", pa.float64()),  # null: unknown
+        ("language", pa.string()),
+        ("keywords", pa.list_(pa.string())),
+        ("reference_text", pa.string()),
+        ("channel", pa.int32()),
+        ("extra", pa.map_(pa.string(), pa.string())),
+    ]
+)
+
+# Every name a field may have, over all formats; a row may use one of them.
+KEYS: dict[str, tuple[str, ...]] = {
+    "id": ("id",),
+    "uri": ("uri", "path", "audio_filepath", "audio"),
+    "offset_s": ("offset", "offset_s"),
+    "duration_s": ("duration", "duration_s"),
+    "language": ("language", "lang"),
+    "keywords": ("keywords",),
+    "reference_text": ("text", "reference", "reference_text"),
+    "channel": ("channel",),
+}
+MAX_ID_CHARS = 1_000
+
+_KNOWN = frozenset(key for keys in KEYS.values() for key in keys)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_MAX_CHANNELS = 1024
+_EMPTY = (None, "")
+
+
+def rows_table(block: Block, folder: str, complain: Complain) -> pa.Table:
+    """A block as MANIFEST_SCHEMA: values checked, uris absolute, missing ids derived.
+
+    A row that was complained about keeps its place, with nulls for what could not be used.
+    """
+    present: set[str] = set().union(*block.rows)
+    columns = {field: _column(block, present, field, complain) for field in KEYS}
+    uris, ids = columns["uri"], columns["id"]
+    places = zip(uris, columns["offset_s"], columns["duration_s"], columns["channel"], strict=True)
+    for i, (uri, offset_s, duration_s, channel) in enumerate(places):
+        if uri is None:
+            continue
+        if ids[i] is None:
+            ids[i] = _derived_id(uri, folder, offset_s, duration_s, channel)
+            if len(ids[i]) > MAX_ID_CHARS:
+                complain(block.numbers[i], f"has no id and a uri too long to be one ({len(ids[i])} characters)")
+        uris[i] = absolute_uri(uri, folder)
+    columns["offset_s"] = [offset_s or 0.0 for offset_s in columns["offset_s"]]
+    columns["extra"] = _extras(block, present, complain)
+    return pa.table([pa.array(columns[field.name], field.type) for field in MANIFEST_SCHEMA], schema=MANIFEST_SCHEMA)
+
+
+def absolute_uri(uri: str, folder: str) -> str:
+    """A row's uri as the audio reader takes it: relative paths start at the manifest's folder."""
+    return uri if "://" in uri or uri.startswith("/") else f"{folder.rstrip('/')}/{uri}"
+
+
+def _derived_id(uri: str, folder: str, offset_s: float | None, duration_s: float | None, channel: int | None) -> str:
+    """From the row alone, so that no other row of a growing manifest can ever change it."""
+    name = uri.removeprefix(f"{folder.rstrip('/')}/")
+    if offset_s:
+        name += f"#{_plain(offset_s)}-{_plain(duration_s) if duration_s else ''}"
+    return name if channel is None else f"{name}#ch{channel}"
+
+
+def _plain(seconds: float) -> str:
+    return repr(seconds).removesuffix(".0")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Values: each returns what goes into the table or raises ValueError with the end of "<key> …"
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is {_shown(value)}, not text")
+    if not _is_unicode(value):
+        raise ValueError(f"is {_shown(value)}, which has half a surrogate pair in it")
+    return value
+
+
+def _name(value: Any) -> str:
+    text = _text(value)
+    if found := _CONTROL.search(text):
+        raise ValueError(f"has the control character {found.group()!r} in it")
+    return text
+
+
+def _id(value: Any) -> str:
+    text = _name(str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+    if len(text) > MAX_ID_CHARS:
+        raise ValueError(f"has {len(text)} characters, more than {MAX_ID_CHARS}")
+    return text
+
+
+def _seconds(value: Any) -> float:
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"is {_shown(value)}, not a number of seconds from 0 up")
+    return seconds
+
+
+def _duration(value: Any) -> float | None:
+    return _seconds(value) or None
+
+
+def _channel(value: Any) -> int:
+    try:
+        channel = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        channel = math.nan
+    if not (0 <= channel < _MAX_CHANNELS and channel.is_integer()):
+        raise ValueError(f"is {_shown(value)}, not a channel number (0, 1, …)")
+    return int(channel)
+
+
+def _keywords(value: Any) -> list[str]:
+    words = value.split(";") if isinstance(value, str) else value
+    if not isinstance(words, list):
+        raise ValueError(f"is {_shown(value)}, not a list of words")
+    return [word for word in (_text(word).strip() for word in words) if word]
+
+
+def _is_unicode(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(value: Any) -> str:
+    shown = ascii(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"
+
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "id": _id,
+    "uri": _name,
+    "offset_s": _seconds,
+    "duration_s": _duration,
+    "language": _text,
+    "keywords": _keywords,
+    "reference_text": _text,
+    "channel": _channel,
+}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Columns
+
+
+def _column(block: Block, present: AbstractSet[str], field: str, complain: Complain) -> list[Any]:
+    keys = [key for key in KEYS[field] if key in present]
+    check = _CHECKS[field]
+    values: list[Any] = [None] * len(block.rows)
+    for i, row in enumerate(block.rows):
+        given = [key for key in keys if row.get(key) not in _EMPTY] if len(keys) > 1 else keys
+        if len(given) > 1:
+            complain(block.numbers[i], f"has both {given[0]!r} and {given[1]!r}; keep one")
+        elif given and (value := row.get(given[0])) not in _EMPTY:
+            try:
+                values[i] = check(value)
+            except ValueError as error:
+                complain(block.numbers[i], f"{given[0]} {error}")
+        elif field == "uri":
+            complain(block.numbers[i], f"no audio is named: none of {', '.join(KEYS['uri'])} has a value")
+    return values
+
+
+def _extras(block: Block, present: AbstractSet[str], complain: Complain) -> list[list[tuple[str, str]]]:
+    keys = sorted(present - _KNOWN)
+    extras: list[list[tuple[str, str]]] = [[] for _ in block.rows]
+    if not keys:
+        return extras
+    for i, row in enumerate(block.rows):
+        pairs = [(key, _as_text(row[key])) for key in keys if row.get(key) not in _EMPTY]
+        if all(_is_unicode(key) and _is_unicode(value) for key, value in pairs):
+            extras[i] = pairs
+        else:
+            complain(block.numbers[i], "half a surrogate pair is in a key or value that passes through")
+    return extras
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
