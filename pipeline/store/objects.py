@@ -20,12 +20,11 @@ from pipeline.errors import StoreError
 from pipeline.store.base import Folder, ObjectInfo, StoreKeyMissing, is_key
 from pipeline.store.local_folder import LocalFolder
 from pipeline.store.remote_folder import RemoteFolder, persist
-from pipeline.store.s3_folder import READ_TIMEOUT_S, S3Folder, s3_options
+from pipeline.store.s3_folder import S3Folder, s3_options
 
 __all__ = ["ObjectInfo", "ObjectStore", "StoreKeyMissing"]
 
-OPEN_ATTEMPTS = 2  # a person waits: say within about 15 s that a store is not there
-OPEN_READ_TIMEOUT_S = 5.0
+OPEN_ATTEMPTS, OPEN_TIMEOUT_S = 4, 3.0  # a person waits: say within 15 s that a store is not there
 
 
 class ObjectStore:
@@ -39,11 +38,13 @@ class ObjectStore:
     def open(uri: str, config: StoreConfig) -> ObjectStore:
         """The store at `uri`, the root of the output, once it has answered; nothing is written.
 
+        A process that starts in the middle of a run uses the constructor: it connects at the first call, with more patience.
+
         Raises StoreError when the store does not answer, refuses us, or has no such bucket.
         """
         store = ObjectStore(uri, config)
         with store._one_sentence("opened"):
-            folder = _connect(uri, config, OPEN_READ_TIMEOUT_S)
+            folder = _connect(uri, config, OPEN_TIMEOUT_S)
             try:
                 persist(folder.check_reachable, OPEN_ATTEMPTS)
             except FileNotFoundError:
@@ -141,11 +142,11 @@ class ObjectStore:
         return re.sub(r"//[^/@]*@", "//", self.uri.partition("?")[0]).rstrip("/")
 
 
-def _connect(uri: str, config: StoreConfig, read_timeout_s: float = READ_TIMEOUT_S) -> Folder:
+def _connect(uri: str, config: StoreConfig, timeout_s: float | None = None) -> Folder:
     options: dict[str, Any] = dict(config.storage_options)
     protocol = uri.partition("://")[0] if "://" in uri else "file"
     if protocol in ("s3", "s3a"):
-        options = s3_options(options, read_timeout_s)
+        options = s3_options(options, timeout_s)
     # An instance of our own: no cached listings, and nobody else's settings.
     filesystem, root = fsspec.url_to_fs(uri, skip_instance_cache=True, use_listings_cache=False, **options)
     if protocol in ("file", "local"):

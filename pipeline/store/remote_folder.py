@@ -144,6 +144,11 @@ class _RangeReader(io.RawIOBase):
         self._position = base + offset
         return self._position
 
+    def readall(self) -> bytes:
+        # The inherited one fetches 8 KiB at a time.
+        start, self._position = self._position, max(self._position, self._size_bytes)
+        return self._fetch(start, self._size_bytes) if start < self._size_bytes else b""
+
     def readinto(self, buffer: Any) -> int:
         end = min(self._position + len(buffer), self._size_bytes)
         if end <= self._position:

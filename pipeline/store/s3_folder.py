@@ -15,11 +15,11 @@ CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 
 
-def s3_options(options: Mapping[str, Any], read_timeout_s: float = READ_TIMEOUT_S) -> dict[str, Any]:
-    """The user's s3fs options under our time limits; what the user sets wins."""
+def s3_options(options: Mapping[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
+    """The user's s3fs options beside our time limits (`timeout_s`: for everything); what the user sets wins."""
     limits = {
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": read_timeout_s,
+        "connect_timeout": timeout_s or CONNECT_TIMEOUT_S,
+        "read_timeout": timeout_s or READ_TIMEOUT_S,
         "retries": {"total_max_attempts": 1},
     }
     return {**options, "config_kwargs": {**limits, **options.get("config_kwargs", {})}}

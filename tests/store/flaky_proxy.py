@@ -1,0 +1,95 @@
+"""An HTTP proxy in front of a real S3 server that misbehaves on order: what a store does on a bad day.
+
+Faults, each with a number of requests it is still to hit (by method): "refuse" answers 503; "lose" lets the server do the work
+and answers 500; "reset" does the work and drops the connection; "truncate" cuts the body. `ignore_conditions` makes the
+server one that does not know If-None-Match.
+"""
+
+from __future__ import annotations
+
+import http.client
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from urllib.parse import urlsplit
+
+
+class FlakyProxy:
+    def __init__(self, target_url: str) -> None:
+        self.target = urlsplit(target_url).netloc
+        self.pending: Counter[tuple[str, str]] = Counter()
+        self.ignore_conditions = False
+        self.requests: Counter[str] = Counter()
+        self.sent_bytes = 0
+        self.url = ""
+        self._lock = Lock()
+
+    def next_fault(self, method: str) -> str:
+        with self._lock:
+            self.requests[method] += 1
+            for fault in ("refuse", "lose", "reset", "truncate"):
+                if self.pending[fault, method] > 0:
+                    self.pending[fault, method] -= 1
+                    return fault
+        return ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    proxy: FlakyProxy
+
+    def _serve(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = self.proxy.next_fault(self.command)
+        if fault == "refuse":
+            self._answer(503, [], b"<Error><Code>SlowDown</Code><Message>Reduce your rate.</Message></Error>")
+            return
+        connection = http.client.HTTPConnection(self.proxy.target, timeout=60)
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+        if self.proxy.ignore_conditions:
+            headers.pop("If-None-Match", None)
+        connection.request(self.command, self.path, body, headers)
+        response = connection.getresponse()
+        data = response.read()
+        connection.close()
+        if fault == "reset":
+            self.close_connection = True
+        elif fault == "lose":
+            self._answer(500, [], b"<Error><Code>InternalError</Code><Message>Try again.</Message></Error>")
+        else:
+            self._answer(response.status, response.getheaders(), data, cut=fault == "truncate")
+
+    def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, cut: bool = False) -> None:
+        self.send_response_only(status)
+        kept = [(name, value) for name, value in headers if name.lower() not in ("transfer-encoding", "connection")]
+        for name, value in kept:
+            self.send_header(name, value)
+        if not any(name.lower() == "content-length" for name, _ in kept):
+            self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data[: len(data) // 2] if cut else data)
+            self.proxy.sent_bytes += len(data)
+        self.close_connection = self.close_connection or cut
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@contextmanager
+def flaky_proxy(target_url: str) -> Iterator[FlakyProxy]:
+    proxy = FlakyProxy(target_url)
+    serve = {f"do_{method}": _Handler._serve for method in ("GET", "PUT", "HEAD", "POST", "DELETE")}
+    handler = type("Handler", (_Handler,), {"proxy": proxy, **serve})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    proxy.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield proxy
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
