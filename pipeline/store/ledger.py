@@ -1,9 +1,9 @@
 """What a run is to do and what is done: the plan, immutable, minus the parts that exist. Nothing else is state.
 
-    <run>/plan/0000-<hash>.parquet   one row per window, written first
-    <run>/plan/0000.json             names it: its presence is the plan part; a grown manifest adds 0001, 0002 …
-    <run>/parts/<hh>/<shard>.parquet presence = decided
-    <run>/sessions/0000.json         what one `quarry run` did, for the wall clock
+<run>/plan/0000-<hash>.parquet   one row per window, written first
+<run>/plan/0000.json             names it: its presence is the plan part; a grown manifest adds 0001, 0002 …
+<run>/parts/<hh>/<shard>.parquet presence = decided
+<run>/sessions/0000.json         what one `quarry run` did, for the wall clock
 """
 
 from __future__ import annotations
@@ -61,12 +61,11 @@ class Session:
     """What one `quarry run` did."""
 
     started_at: str
-    startup_s: float  # before the first shard was handed out
-    wall_s: float  # from then to the last commit
+    first_commit_s: float  # from the start of the pass: Ray, the engine's weights, the first shard
+    wall_s: float  # of the whole pass, start-up included
     audio_s: float
     shards: int
     engine_workers: int
-    decode_workers: int
     hardware: str
     versions: dict[str, str]
 

@@ -1,0 +1,126 @@
+"""What each `quarry` command does and prints. `settings` is how the config was given, for commands that a message proposes.
+
+Raises RunError; `cli` turns that into one sentence and exit code 2.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import yaml
+
+from pipeline.config import RunConfig
+from pipeline.engines.base import describe_engine
+from pipeline.errors import RunError
+from pipeline.prepare import open_ledger, prepare, run_id, run_uri, write_plan
+from pipeline.report import plan_text, report_text
+from pipeline.runtime.progress import clock
+
+if TYPE_CHECKING:
+    from pipeline.store.ledger import Ledger
+
+
+def validate(config: RunConfig, settings: str) -> int:
+    """Check everything that can be checked without decoding or recognising."""
+    from pipeline.source.manifest import check_manifest
+
+    spec = describe_engine(config.engine)
+    report = check_manifest(config.manifest, config.source)
+    print(f"{config.manifest}: {report.rows} rows, {report.known_s / 3600:.2f} h of known length, ", end="")
+    print(f"{report.without_duration} without a duration, {report.with_reference} with a reference.")
+    print(f"engine {spec.name}, model {spec.model}, revision {spec.revision}.")
+    unsupported = sorted(set(report.languages) - spec.languages) if spec.languages else []
+    for language in unsupported:
+        count = report.languages[language]
+        print(f"{count} rows in {language!r}: {spec.name} with {spec.model} cannot; they would fail as language_unsupported.")
+    for problem in report.problems:
+        print(problem)
+    return 2 if report.problems else 0
+
+
+def plan(config: RunConfig, settings: str) -> int:
+    """Write the plan."""
+    run = prepare(config, _print_probe)
+    write_plan(run)
+    print(plan_text(run))
+    return 0
+
+
+def explain(config: RunConfig, settings: str) -> int:
+    """Print the resolved settings and what the run would be; write nothing."""
+    run = prepare(config, _print_probe)
+    print(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True).rstrip())
+    print()
+    print(plan_text(run))
+    return 0
+
+
+def run(config: RunConfig, settings: str) -> int:
+    """Do what the plan lacks, then finalize and print the report."""
+    from pipeline.run import execute
+
+    outcome = execute(prepare(config, _print_probe), lambda line: print(line, file=sys.stderr))
+    if outcome.snapshot is None:
+        print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
+        return outcome.exit_code
+    if not outcome.done_now:
+        shards = outcome.done_before
+        print(f"Nothing to do: all {shards} shards of {run_id(config)} were done before.", file=sys.stderr)
+    print(report_text(outcome.snapshot, settings))
+    return outcome.exit_code
+
+
+def status(config: RunConfig, settings: str) -> int:
+    """How far the run is."""
+    ledger = _existing(config)
+    entries, todo = ledger.entries(), ledger.todo()
+    done = entries.num_rows - todo.num_rows
+    hours = [sum(table["audio_s"].to_pylist()) / 3600 for table in (entries, todo)]
+    print(f"{run_id(config)}: {done} of {entries.num_rows} shards done, {hours[0] - hours[1]:.2f} of {hours[0]:.2f} h.")
+    for session in ledger.sessions():
+        speed = session.audio_s / session.wall_s if session.wall_s else 0.0
+        print(f"  {session.started_at}  {session.shards} shards in {clock(session.wall_s)}, {speed:.1f}× real time")
+    return 3 if todo.num_rows else 0
+
+
+def verify(config: RunConfig, settings: str) -> int:
+    """Compare plan ids, part ids and row ids."""
+    from pipeline.store.verify import verify as check
+
+    verdict = check(_existing(config))
+    print(f"{run_id(config)}: {verdict.shards} shards planned, {verdict.rows} rows found as planned.")
+    for count, what, names in (
+        (verdict.missing, "not done (run again to resume)", verdict.missing_shards),
+        (verdict.wrong, "not as planned (delete the part and run again)", verdict.wrong_shards),
+        (verdict.orphans, "parts that no plan asks for (readers never see them)", verdict.orphan_keys),
+    ):
+        if count:
+            print(f"{count} {what}: {', '.join(names)}{' …' if count > len(names) else ''}")
+    return 0 if verdict.complete else 3
+
+
+def report(config: RunConfig, settings: str) -> int:
+    """Print the report of the latest snapshot."""
+    from pipeline.store.snapshot import latest_snapshot
+
+    ledger = _existing(config)
+    snapshot = latest_snapshot(ledger.store)
+    if snapshot is None:
+        raise RunError(f"The run {run_id(config)} is not finalized; `quarry status` shows how far it is.")
+    print(report_text(snapshot, settings))
+    return 0
+
+
+def _existing(config: RunConfig) -> Ledger:
+    ledger = open_ledger(config)
+    if not ledger.plan_parts():
+        raise RunError(f"There is no run at {run_uri(config)}; `quarry run` with the same settings begins it.")
+    return ledger
+
+
+def _print_probe(done: int, total: int) -> None:
+    if done == total or done % 1000 == 0:
+        print(f"probed {done} of {total} durations", file=sys.stderr)
+
+

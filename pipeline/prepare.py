@@ -1,0 +1,152 @@
+"""From a config to a run that can start: everything is checked before anything is written.
+
+Order: config → engine → manifest → store → plan. A run that exists is resumed; a manifest that has grown adds a plan part;
+one that has changed is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+
+from pipeline.audio.reader import AudioReader
+from pipeline.config import RunConfig
+from pipeline.engines.base import EngineSpec, describe_engine
+from pipeline.errors import DriftError
+from pipeline.plan import PlanTotals, changed_rows, plan_table, split_new, totals
+from pipeline.records import RunIdentity
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.source.manifest import manifest_digest, manifest_roots, read_manifest
+from pipeline.source.probing import probe_missing
+from pipeline.store.ledger import Ledger, PlanPart
+from pipeline.store.objects import ObjectStore
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run with its plan. `new_windows` is the plan part that this call would add; empty when nothing is new."""
+
+    config: RunConfig
+    spec: EngineSpec
+    identity: RunIdentity
+    roots: tuple[str, ...]
+    ledger: Ledger
+    existing: tuple[PlanPart, ...]
+    new_windows: pa.Table | None
+    digest: str
+
+    @property
+    def uri(self) -> str:
+        """The run's folder."""
+        return run_uri(self.config)
+
+    @property
+    def totals(self) -> PlanTotals:
+        """What the plan holds, the new part included."""
+        parts = list(self.existing)
+        new = totals(self.new_windows) if self.new_windows is not None else PlanTotals(0, 0, 0, 0.0)
+        return PlanTotals(
+            recordings=new.recordings + sum(part.recordings for part in parts),
+            windows=new.windows + sum(part.windows for part in parts),
+            shards=new.shards + sum(part.shards for part in parts),
+            audio_s=new.audio_s + sum(part.audio_s for part in parts),
+        )
+
+
+def run_id(config: RunConfig) -> str:
+    """`<name>-<fingerprint>`: other text settings are another run; speed settings and a grown manifest are not."""
+    stem = PurePosixPath(config.manifest.rstrip("/")).name.split(".")[0]
+    name = config.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "run"
+    return f"{name}-{config.fingerprint()}"
+
+
+def run_uri(config: RunConfig) -> str:
+    """The folder of the run inside the output."""
+    return f"{config.output.rstrip('/')}/{run_id(config)}"
+
+
+def open_ledger(config: RunConfig) -> Ledger:
+    """The bookkeeping of a config's run. Raises StoreError."""
+    return Ledger(ObjectStore.open(run_uri(config), config.store))
+
+
+def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) -> Run:
+    """Check everything and work out what the plan lacks. Writes nothing. Raises RunError."""
+    spec = describe_engine(config.engine)
+    digest = manifest_digest(config.manifest, config.source)
+    ledger = open_ledger(config)
+    existing = tuple(ledger.plan_parts())
+    identity = RunIdentity(run_id(config), config.fingerprint(), spec.name, spec.model, spec.revision)
+    roots = manifest_roots(config.manifest, config.source)
+    if existing:
+        _check_same_run(existing[0], config)
+    if existing and existing[-1].manifest_digest == digest:
+        return Run(config, spec, identity, roots, ledger, existing, None, digest)
+    rows = pa.concat_tables(read_manifest(config.manifest, config.source))
+    if existing:
+        rows = _only_new(rows, ledger, config)
+    first_index = sum(part.shards for part in existing)
+    windows = None
+    if rows.num_rows:
+        probed = _probe(rows, config, roots, on_probe)
+        windows = plan_table(probed, config.plan, first_index)
+    return Run(config, spec, identity, roots, ledger, existing, windows, digest)
+
+
+def write_plan(run: Run) -> None:
+    """Write the plan part that is new, if one is."""
+    if run.new_windows is None:
+        return
+    planned = totals(run.new_windows)
+    run.ledger.add_plan_part(
+        run.new_windows,
+        {
+            "manifest": run.config.manifest,
+            "manifest_digest": run.digest,
+            "fingerprint": run.config.fingerprint(),
+            "schema_version": SCHEMA_VERSION,
+            "recordings": planned.recordings,
+            "windows": planned.windows,
+            "shards": planned.shards,
+            "audio_s": planned.audio_s,
+            "config": run.config.text_settings(),
+        },
+    )
+
+
+def _check_same_run(first: PlanPart, config: RunConfig) -> None:
+    if first.schema_version != SCHEMA_VERSION:
+        raise DriftError(
+            f"The run {run_id(config)} was begun with schema version {first.schema_version}, this Quarry writes "
+            f"{SCHEMA_VERSION}; give this run another `name`."
+        )
+    if first.manifest != config.manifest:
+        raise DriftError(
+            f"The run {run_id(config)} was made from the manifest {first.manifest}, not {config.manifest}; "
+            "give this run another `name` or `output`."
+        )
+
+
+def _only_new(rows: pa.Table, ledger: Ledger, config: RunConfig) -> pa.Table:
+    planned = ledger.planned_windows()
+    changed = changed_rows(rows, planned)
+    if changed:
+        shown = ", ".join(repr(name) for name in changed[:3])
+        raise DriftError(
+            f"The manifest {config.manifest} has changed rows that run {run_id(config)} has planned (such as {shown}); "
+            "restore them, or give this run another `name`."
+        )
+    return split_new(rows, planned["id"])
+
+
+def _probe(rows: pa.Table, config: RunConfig, roots: tuple[str, ...], on_probe: Progress) -> pa.Table:
+    def open_reader() -> AudioReader:
+        return AudioReader(config.decode, config.source, roots)
+
+    return probe_missing(rows, open_reader, config.plan.probe_workers, on_probe)

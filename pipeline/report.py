@@ -1,0 +1,150 @@
+"""The text report: what a person wants to know when a run is over, or before it starts. Formats; computes nothing new."""
+
+from __future__ import annotations
+
+from io import StringIO
+from typing import Any
+
+from pipeline.metrics.rtfx import cost_per_audio_hour, padding_waste, rtfx
+from pipeline.prepare import Run
+from pipeline.runtime.progress import clock
+from pipeline.store.snapshot import Snapshot
+
+_WIDTH = 110
+_LANGUAGES_SHOWN = 12
+
+
+def plan_text(run: Run) -> str:
+    """Hours, shards, and what they should cost."""
+    totals, runtime = run.totals, run.config.runtime
+    hours = totals.audio_s / 3600
+    engine_hours = hours / run.spec.rtfx_per_worker
+    lines = [
+        f"run        {run.identity.run_id}, in {run.uri}",
+        f"plan       {totals.recordings} recordings, {hours:.2f} h, {totals.windows} windows in {totals.shards} shards",
+        f"engine     {run.spec.name}, model {run.spec.model}, revision {run.spec.revision}",
+        f"expected   {clock(engine_hours * 3600)} of engine time at about {run.spec.rtfx_per_worker:g}× real time,"
+        f" {clock(engine_hours * 3600 / runtime.engine_workers)} with {runtime.engine_workers} engine workers",
+    ]
+    if runtime.usd_per_engine_hour:
+        lines.append(f"cost       about ${engine_hours * runtime.usd_per_engine_hour:.2f}")
+    if run.existing and run.new_windows is not None:
+        lines.append(f"grown      {run.new_windows.num_rows} windows are new in the manifest")
+    return "\n".join(lines)
+
+
+def report_text(snapshot: Snapshot, settings: str) -> str:
+    """Rows by status, WER and CER by language, both RTFx, who waited, what failed, where it lies, what to do next."""
+    run = snapshot.run
+    sections = [
+        f"Run {run['run_id']} · {run['engine']} {run['model']} · snapshot {snapshot.number}",
+        _status_table(run["totals"]),
+        _score_table(run["totals"]["by_language"]),
+        "\n".join(_speed_lines(run)),
+        "\n".join(_failure_lines(run["totals"])),
+        "\n".join(_next_lines(snapshot, settings)),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    buffer = StringIO()
+    Console(file=buffer, width=_WIDTH, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines() if line.strip())
+
+
+def _status_table(totals: dict[str, Any]) -> str:
+    rows = [[status, f"{totals[status]:,}"] for status in ("ok", "partial", "failed", "skipped") if totals[status]]
+    rows.append(["all", f"{totals['recordings']:,} ({totals['audio_s'] / 3600:.2f} h)"])
+    return _table(["status", "recordings"], rows)
+
+
+def _score_table(by_language: dict[str, dict[str, Any]]) -> str:
+    scored = {name: score for name, score in by_language.items() if score["scored"]}
+    largest = sorted(scored, key=lambda name: -scored[name]["audio_s"])[:_LANGUAGES_SHOWN]
+    rows = [
+        [
+            language,
+            f"{score['scored']:,}",
+            f"{score['words']:,}",
+            _percent(score["wer"]),
+            f"{_percent(score['wer_low'])} to {_percent(score['wer_high'])}",
+            _percent(score["cer"]),
+        ]
+        for language, score in ((name, scored[name]) for name in largest)
+    ]
+    return _table(["language", "scored", "words", "WER", "95 % interval", "CER"], rows) if rows else ""
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}".replace("%", " %")
+
+
+def _speed_lines(run: dict[str, Any]) -> list[str]:
+    totals, sessions = run["totals"], run["sessions"]
+    lines = []
+    engine = rtfx(totals["audio_s"], totals["engine_s"])
+    if engine is not None:
+        lines.append(f"engine RTFx    {engine:8.1f}   {totals['audio_s']:.0f} s of audio in {totals['engine_s']:.1f} engine seconds")
+    wall_s, audio_s = (sum(session[key] for session in sessions) for key in ("wall_s", "audio_s"))
+    pipeline = rtfx(audio_s, wall_s)
+    if pipeline is not None:
+        known = "" if audio_s >= totals["audio_s"] * 0.999 else f", of {audio_s / totals['audio_s']:.0%} of the audio"
+        lines.append(f"pipeline RTFx  {pipeline:8.1f}   {wall_s:.1f} s from start to last commit, start-up included{known}")
+    lines += _engine_lines(run, wall_s)
+    return lines
+
+
+def _engine_lines(run: dict[str, Any], wall_s: float) -> list[str]:
+    totals, sessions = run["totals"], run["sessions"]
+    lines = []
+    present_s = totals["engine_s"] + totals["wait_s"]
+    if present_s:
+        share = totals["wait_s"] / present_s
+        who = "the engine waited for decoding" if share > 0.5 else "decoding waited for the engine"
+        lines.append(f"engine busy    {1 - share:8.0%}   {who}".replace("%", " %"))
+    waste = padding_waste(totals["engine_audio_s"], totals["padded_s"])
+    if waste is not None:
+        lines.append(f"padding        {waste:8.1%}   of what the engine computed".replace("%", " %"))
+    price = run["config"]["runtime"]["usd_per_engine_hour"]
+    if price and wall_s:
+        worker_s = sum(session["wall_s"] * session["engine_workers"] for session in sessions)
+        cost = cost_per_audio_hour(sum(session["audio_s"] for session in sessions), worker_s, price)
+        lines.append(f"cost           {cost or 0:8.4f}   USD per audio hour")
+    return lines
+
+
+def _failure_lines(totals: dict[str, Any]) -> list[str]:
+    if not totals["failure_codes"]:
+        return []
+    lines = ["What went wrong:"]
+    for example in totals["failure_examples"]:
+        lines.append(f"  {example['id']}  {example['code']}: {example['message']}")
+    more = sum(totals["failure_codes"].values()) - len(totals["failure_examples"])
+    if more > 0:
+        codes = ", ".join(f"{code} {count:,}" for code, count in totals["failure_codes"].items())
+        lines.append(f"  … and {more:,} more ({codes})")
+    return lines
+
+
+def _next_lines(snapshot: Snapshot, settings: str) -> list[str]:
+    run = snapshot.run
+    transcripts = f"{run['uri'].rstrip('/')}/{snapshot.tables}/transcripts"
+    options = ", storage_options={...}" if "://" in transcripts else ""
+    columns = "[['id', 'status', 'text']]"
+    return [
+        f"Transcripts lie in {transcripts}/",
+        "Next, try:",
+        f"  python -c \"import pandas; print(pandas.read_parquet('{transcripts}'{options}){columns})\"",
+        f"  quarry verify {settings}",
+        f"  quarry run {settings} chunk.vad=energy    # other text settings: another run beside this one",
+    ]

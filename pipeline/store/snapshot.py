@@ -1,0 +1,192 @@
+"""Finalize: parts → transcripts, segments, failures, stats, run.json, and a snapshot written last.
+
+Readers use a snapshot, never a listing. The tables' folder is named by a hash of the parts they were made from, so a finalize
+that was cut short is simply done again, and one that has nothing new to say finds its snapshot and stops.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import RunConfig
+from pipeline.errors import StoreError
+from pipeline.metrics.summary import RunTotals
+from pipeline.records import EngineStats, RunIdentity, Shard, Transcript
+from pipeline.schema import FAILURES, SEGMENTS, TRANSCRIPTS, failures_table, segments_table, transcript_of, transcripts_table
+from pipeline.store.ledger import Ledger
+from pipeline.store.objects import ObjectStore
+from pipeline.store.parts import Part, list_parts, stats_of
+from pipeline.store.tables import TableWriter
+from pipeline.store.verify import part_tables, rows_match
+from pipeline.text.stitch import join_windows
+from pipeline.text.transcript import scored
+
+SHARDS = pa.schema(
+    [
+        ("shard_id", pa.string()),
+        ("key", pa.string()),
+        ("bytes", pa.int64()),
+        ("rows", pa.int64()),
+        ("audio_s", pa.float64()),
+        *((name, pa.float64()) for name in ("decode_s", "engine_s", "wait_s", "engine_audio_s", "padded_s")),
+        ("batches", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A finished state of a run: which files hold it and what they add up to (`run`, also stored as run.json)."""
+
+    number: int
+    tables: str  # folder key of this state's tables
+    files: dict[str, list[dict[str, Any]]]  # table name → files
+    run: dict[str, Any]
+
+    @property
+    def failed(self) -> int:
+        """Recordings that failed."""
+        return int(self.run["totals"]["failed"])
+
+
+class WindowJoiner:
+    """Holds the windows of long recordings until all of one are there: texts, no audio, few at a time (windows lie together)."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, list[tuple[Transcript, str]]] = {}
+
+    def add(self, rows: pa.Table) -> list[tuple[Transcript, str]]:
+        """Take window rows; give back the recordings that became complete, each with its first shard."""
+        complete = []
+        for row in rows.to_pylist():
+            waiting = self._waiting.setdefault(row["id"], [])
+            waiting.append((transcript_of(row), row["shard_id"]))
+            if len(waiting) == row["window_count"]:
+                windows = sorted(self._waiting.pop(row["id"]), key=lambda pair: pair[0].window_index)
+                complete.append((join_windows([window for window, _ in windows]), windows[0][1]))
+        return complete
+
+    @property
+    def incomplete(self) -> list[str]:
+        """Recordings of which some windows never came."""
+        return list(self._waiting)
+
+
+class Finalizer:
+    """One pass over the parts of a complete run."""
+
+    def __init__(self, ledger: Ledger, config: RunConfig, identity: RunIdentity, folder: str) -> None:
+        self._ledger, self._config, self._identity = ledger, config, identity
+        schemas = {"transcripts": TRANSCRIPTS, "segments": SEGMENTS, "failures": FAILURES, "shards": SHARDS}
+        self.writers = {
+            name: TableWriter(ledger.store, f"{folder}/{name}", schema) for name, schema in schemas.items()
+        }
+        self.totals = RunTotals()
+        self._joiner = WindowJoiner()
+
+    def add(self, shard: Shard, part: Part, rows: pa.Table) -> None:
+        """Take one shard's rows."""
+        single = pc.equal(rows["window_count"], 1)
+        tables = [rows.filter(single)]
+        for transcript, shard_id in self._joiner.add(rows.filter(pc.invert(single))):
+            whole = scored(transcript, self._config.score)
+            tables.append(transcripts_table([whole], self._identity, shard_id))
+        table = pa.concat_tables([table.replace_schema_metadata(TRANSCRIPTS.metadata) for table in tables])
+        self.writers["transcripts"].add(table)
+        self.writers["segments"].add(segments_table(table))
+        self.writers["failures"].add(failures_table(table))
+        stats = stats_of(rows)
+        self.writers["shards"].add(_shard_row(shard, part, rows, stats))
+        self.totals.add(table)
+        self.totals.add_engine(stats)
+
+    def close(self) -> None:
+        """Write what is left. Raises StoreError when a window is missing."""
+        if self._joiner.incomplete:
+            names = ", ".join(self._joiner.incomplete[:3])
+            raise StoreError(f"Some windows of {names} are in no part; `quarry verify` lists what is missing.")
+        for writer in self.writers.values():
+            writer.close()
+
+
+def finalize(ledger: Ledger, config: RunConfig, identity: RunIdentity) -> Snapshot:
+    """Write the tables and the snapshot of a complete run; the existing one where nothing has changed.
+
+    Raises StoreError when a part is missing, unreadable, or not what was planned.
+    """
+    parts = {part.shard_id: part for part in list_parts(ledger.store)}
+    folder = f"tables/{_digest(parts, ledger)}"
+    latest = latest_snapshot(ledger.store)
+    if latest and latest.tables == folder:
+        return latest
+    finalizer = Finalizer(ledger, config, identity, folder)
+    for shard, rows in part_tables(ledger, parts):
+        if not isinstance(rows, pa.Table) or not rows_match(shard, rows):
+            reason = rows if isinstance(rows, str) else f"The part of shard {shard.shard_id} is not what was planned;"
+            raise StoreError(f"{reason} `quarry verify` tells more.")
+        finalizer.add(shard, parts[shard.shard_id], rows)
+    finalizer.close()
+    return _write_snapshot(ledger, config, identity, folder, finalizer, (latest.number if latest else 0) + 1)
+
+
+def latest_snapshot(store: ObjectStore) -> Snapshot | None:
+    """The newest snapshot of a run, or None."""
+    keys = sorted(info.key for info in store.list("snapshots/") if info.key.endswith(".json"))
+    return Snapshot(**json.loads(store.get(keys[-1]))) if keys else None
+
+
+def _write_snapshot(
+    ledger: Ledger, config: RunConfig, identity: RunIdentity, folder: str, finalizer: Finalizer, number: int
+) -> Snapshot:
+    store = ledger.store
+    stats_writer = TableWriter(store, f"{folder}/stats", finalizer.totals.table().schema)
+    stats_writer.add(finalizer.totals.table())
+    stats_writer.close()
+    writers = {**finalizer.writers, "stats": stats_writer}
+    run = {
+        **asdict(identity),
+        "uri": store.uri,
+        "config": config.model_dump(),
+        "totals": finalizer.totals.as_dict(),
+        "sessions": [asdict(session) for session in ledger.sessions()],
+    }
+    store.put_if_absent(f"{folder}/run.json", json.dumps(run, indent=1).encode())
+    while True:
+        snapshot = Snapshot(number, folder, {name: writer.files for name, writer in writers.items()}, run)
+        if store.put_if_absent(f"snapshots/{number:05d}.json", json.dumps(asdict(snapshot), indent=1).encode()):
+            return snapshot
+        taken = latest_snapshot(store)
+        if taken and taken.tables == folder:
+            return taken  # another driver finalized the same parts meanwhile
+        number += 1
+
+
+def _digest(parts: dict[str, Part], ledger: Ledger) -> str:
+    """Names the state: the plan parts and every part with its size (a part's content never changes once it is there)."""
+    digest = hashlib.sha256("".join(part.sha256 for part in ledger.plan_parts()).encode())
+    for shard_id in sorted(parts):
+        digest.update(f"{shard_id}:{parts[shard_id].size_bytes}:{parts[shard_id].etag}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _shard_row(shard: Shard, part: Part, rows: pa.Table, stats: EngineStats) -> pa.Table:
+    row = {
+        "shard_id": shard.shard_id,
+        "key": part.key,
+        "bytes": part.size_bytes,
+        "rows": rows.num_rows,
+        "audio_s": pc.sum(rows["duration_s"]).as_py(),
+        "decode_s": pc.sum(rows["decode_s"]).as_py(),
+        "engine_s": stats.engine_s,
+        "wait_s": stats.wait_s,
+        "engine_audio_s": stats.audio_s,
+        "padded_s": stats.padded_s,
+        "batches": stats.batches,
+    }
+    return pa.Table.from_pylist([row], schema=SHARDS)
