@@ -35,7 +35,7 @@ check: $(VENV)/.dev  ## format, lint, types, house rules
 	$(BIN)/python -m pytest tests/test_house.py tests/test_readme.py
 
 bench: $(VENV)/.dev  ## measure the published figures anew (benchmarks/)
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
 clean:  ## remove the environment, caches and what the demo made
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
