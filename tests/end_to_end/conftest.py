@@ -1,20 +1,15 @@
-"""An archive, and a way to run it: every end-to-end test uses the real command or the functions behind it."""
+"""An archive to run, and one Ray to run it on."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-
-REPO = Path(__file__).resolve().parents[2]
+from running import REPO
 
 
 @pytest.fixture(scope="session")
@@ -50,54 +45,3 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
-
-
-def quarry(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The command as a user types it."""
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=REPO,
-        env={**os.environ, **environment},
-        check=False,
-        timeout=170,
-    )
-
-
-def fake_settings(manifest: Path | str, output: Path | str, **extra: Any) -> list[str]:
-    """Overrides for a quick run with the fake engine, cut small enough to have several shards and seams."""
-    settings = {
-        "manifest": manifest,
-        "output": output,
-        "engine.name": "fake",
-        "engine.model": "fake",
-        "engine.language": "en",
-        "plan.window_s": 60,
-        "plan.shard_s": 90,
-        "chunk.vad": "energy",
-        "runtime.kind": "local",
-        **extra,
-    }
-    return [f"{key}={value}" for key, value in settings.items()]
-
-
-def run_folder(output: Path) -> Path:
-    """The one run in an output folder."""
-    (folder,) = [path for path in output.iterdir() if path.is_dir()]
-    return folder
-
-
-def table(output: Path, name: str = "transcripts") -> pa.Table:
-    """A table of the latest snapshot of the one run in an output folder, sorted by id."""
-    folder = run_folder(output)
-    snapshot = json.loads(sorted((folder / "snapshots").iterdir())[-1].read_text())
-    tables = [pq.read_table(folder / file["key"]) for file in snapshot["files"][name]]
-    whole = pa.concat_tables(tables)
-    return whole.sort_by("id") if "id" in whole.schema.names and name == "transcripts" else whole
-
-
-def texts(output: Path) -> dict[str, tuple[str, str, str]]:
-    """What must be the same wherever a run is made: status, text and segments by recording."""
-    rows = table(output).select(["id", "status", "text", "segments"]).to_pylist()
-    return {row["id"]: (row["status"], row["text"], json.dumps(row["segments"])) for row in rows}

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPO, fake_settings, quarry, run_folder, table, texts
+from running import REPO, fake_settings, quarry, run_folder, table, texts
 
 from pipeline.config import load_config
 from pipeline.prepare import prepare
