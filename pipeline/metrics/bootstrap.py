@@ -1,0 +1,60 @@
+"""How far an error rate could have come out otherwise: a bootstrap over recordings, one pass, fixed memory.
+
+Each replicate takes every recording a Poisson(1) number of times, which is the bootstrap's resampling with replacement where
+the number of recordings is not fixed beforehand (Chamandy et al., "Estimating uncertainty for massive data streams", 2012).
+So sums per replicate are all that is kept, and the corpus may be of any size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+REPLICATES = 1000
+SEED = 20_260_101
+_ROWS_AT_ONCE = 512
+
+Counts = npt.NDArray[np.int64]
+
+
+def _poisson_table() -> npt.NDArray[np.uint8]:
+    """Poisson(1) by 16 random bits: several times faster than drawing each weight."""
+    cumulative = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(12)])
+    return np.searchsorted(cumulative, (np.arange(65_536) + 0.5) / 65_536).astype(np.uint8)
+
+
+_POISSON = _poisson_table()
+
+
+class Bootstrap:
+    """Sums of errors and reference lengths in every replicate. The same rows in the same order give the same interval."""
+
+    def __init__(self, seed: int = SEED, replicates: int = REPLICATES) -> None:
+        self._random = np.random.Generator(np.random.PCG64(seed))
+        self._sums = np.zeros((2, replicates))
+
+    def add(self, errors: Counts, lengths: Counts) -> None:
+        """Take the errors and reference lengths of some recordings, int [n] each."""
+        both = np.stack([errors, lengths]).astype(np.float64)
+        for start in range(0, both.shape[1], _ROWS_AT_ONCE):
+            some = both[:, start : start + _ROWS_AT_ONCE]
+            bits = self._random.integers(0, 65_536, size=(some.shape[1], self._sums.shape[1]), dtype=np.uint16)
+            self._sums += some @ _POISSON[bits]
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
+        """Low and high end of the error rate; None where no replicate has a reference."""
+        errors, lengths = self._sums[:, self._sums[1] > 0]
+        if not lengths.size:
+            return None
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(errors / lengths, [tail, 1 - tail])
+        return float(low), float(high)
+
+
+def bootstrap_interval(errors: Counts, lengths: Counts) -> tuple[float, float] | None:
+    """The 95 % interval of sum(errors) / sum(lengths), both int [rows]; None where the reference is empty."""
+    bootstrap = Bootstrap()
+    bootstrap.add(errors, lengths)
+    return bootstrap.interval()

@@ -1,0 +1,187 @@
+"""Sums over transcript rows, table by table: what a run, a language, any slice of it adds up to.
+
+Only sums are kept: the totals of two tables added are the totals of both tables together, and rates are taken at the end.
+A table may be dropped once it was added; slices of a column beyond MOST_SLICES are counted together as OTHER.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.metrics.bootstrap import Bootstrap, Counts
+from pipeline.metrics.rtfx import rtfx
+from pipeline.metrics.wer import NO_ERRORS, error_rate, total
+from pipeline.records import EngineStats, ErrorCounts
+
+MOST_SLICES = 200
+MOST_EXAMPLES = 10
+UNKNOWN, OTHER = "unknown", "other"
+
+_STATUSES = ("ok", "partial", "failed", "skipped")
+_SECONDS = ("audio_s", "decode_s", "engine_s")
+_EDITS = ("substitutions", "deletions", "insertions")
+
+STATS = pa.schema(
+    [
+        *((name, pa.string()) for name in ("column", "value")),
+        *((name, pa.int64()) for name in ("recordings", *_STATUSES)),
+        *((name, pa.float64()) for name in (*_SECONDS, "rtfx")),
+        ("scored", pa.int64()),
+        *((name, pa.int64()) for name in ("words", *(f"word_{edit}" for edit in _EDITS))),
+        *((name, pa.float64()) for name in ("wer", "wer_low", "wer_high")),
+        *((name, pa.int64()) for name in ("chars", *(f"char_{edit}" for edit in _EDITS))),
+        *((name, pa.float64()) for name in ("cer", "cer_low", "cer_high")),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over some transcript rows; the error counts are those of the rows that were scored."""
+
+    recordings: int = 0
+    ok: int = 0
+    partial: int = 0
+    failed: int = 0
+    skipped: int = 0
+    audio_s: float = 0.0
+    decode_s: float = 0.0
+    engine_s: float = 0.0
+    scored: int = 0
+    words: ErrorCounts = NO_ERRORS
+    chars: ErrorCounts = NO_ERRORS
+
+
+def add(totals: Totals, rows: pa.Table) -> Totals:
+    """The sums with the rows of one table of TRANSCRIPTS added."""
+    statuses = Counter(rows["status"].to_pylist())
+    return Totals(
+        totals.recordings + rows.num_rows,
+        *(getattr(totals, status) + statuses[status] for status in _STATUSES),
+        audio_s=totals.audio_s + _sum(rows["duration_s"]),
+        decode_s=totals.decode_s + _sum(rows["decode_s"]),
+        engine_s=totals.engine_s + _sum(rows["engine_s"]),
+        scored=totals.scored + rows.num_rows - rows["word_reference_length"].null_count,
+        words=total([totals.words, _counts(rows, "word")]),
+        chars=total([totals.chars, _counts(rows, "char")]),
+    )
+
+
+def add_by(groups: dict[str, Totals], rows: pa.Table, column: str) -> dict[str, Totals]:
+    """The sums by the value of a column (one of the table's, or one passed through in `extra`), with the rows added."""
+    added = dict(groups)
+    for value, some in slices(rows, column):
+        name = value if value in added or len(added) < MOST_SLICES else OTHER
+        added[name] = add(added.get(name, Totals()), some)
+    return added
+
+
+def slices(rows: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
+    """The rows by the value of a column; no value is UNKNOWN."""
+    values = rows[column] if column in rows.column_names else pc.map_lookup(rows["extra"], pa.scalar(column), "first")
+    values = pc.fill_null(pc.cast(values, pa.string()), UNKNOWN)
+    for value in sorted(pc.unique(values).to_pylist()):
+        yield value, rows.filter(pc.equal(values, value))
+
+
+class RunTotals:
+    """What a finished run says about itself: sums with intervals, for all rows and by chosen columns; fixed memory."""
+
+    def __init__(self, columns: Sequence[str] = ("language",)) -> None:
+        self._all = _Slice()
+        self._by: dict[str, dict[str, _Slice]] = {column: {} for column in columns}
+        self._engine = EngineStats()
+        self._failure_codes: Counter[str] = Counter()
+        self._failure_examples: list[dict[str, str]] = []
+
+    def add(self, rows: pa.Table) -> None:
+        """Take rows of TRANSCRIPTS, whole recordings only."""
+        self._all.add(rows)
+        for column, groups in self._by.items():
+            for value, some in slices(rows, column):
+                name = value if value in groups or len(groups) < MOST_SLICES else OTHER
+                groups.setdefault(name, _Slice()).add(some)
+        failed = rows.select(["id", "failure"]).filter(rows["failure"].is_valid()).to_pylist()
+        self._failure_codes.update(row["failure"]["code"] for row in failed)
+        for row in failed[: MOST_EXAMPLES - len(self._failure_examples)]:
+            self._failure_examples.append(
+                {"id": row["id"], **{key: row["failure"][key] for key in ("code", "message")}}
+            )
+
+    def add_engine(self, stats: EngineStats) -> None:
+        """Take what one shard cost on the engine."""
+        summed = {name: getattr(self._engine, name) + getattr(stats, name) for name in EngineStats.__slots__}
+        self._engine = replace(self._engine, **summed)
+
+    def table(self) -> pa.Table:
+        """One row of STATS for all (`column` is "all") and one for each value of each column, largest first."""
+        rows = [{"column": "all", "value": "all", **self._all.row()}]
+        for column, groups in self._by.items():
+            rows += [{"column": column, "value": value, **each} for value, each in _largest_first(groups).items()]
+        return pa.Table.from_pylist(rows, schema=STATS)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for run.json, with the engine's sums and what failed: `by_<column>`, `failure_codes`, `failure_examples`."""
+        return {
+            **self._all.row(),
+            "wait_s": self._engine.wait_s,
+            "engine_audio_s": self._engine.audio_s,
+            "padded_s": self._engine.padded_s,
+            "batches": self._engine.batches,
+            **{f"by_{column}": _largest_first(groups) for column, groups in self._by.items()},
+            "failure_codes": dict(self._failure_codes.most_common()),
+            "failure_examples": self._failure_examples,
+        }
+
+
+class _Slice:
+    """Totals and the two bootstraps over the same rows."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self._words, self._chars = Bootstrap(), Bootstrap()
+
+    def add(self, rows: pa.Table) -> None:
+        self.totals = add(self.totals, rows)
+        scored = rows.filter(rows["word_reference_length"].is_valid())
+        self._words.add(*_errors_and_lengths(scored, "word"))
+        self._chars.add(*_errors_and_lengths(scored, "char"))
+
+    def row(self) -> dict[str, Any]:
+        totals = self.totals
+        wer_low, wer_high = self._words.interval() or (None, None)
+        cer_low, cer_high = self._chars.interval() or (None, None)
+        return {
+            **{name: getattr(totals, name) for name in ("recordings", *_STATUSES, *_SECONDS, "scored")},
+            "rtfx": rtfx(totals.audio_s, totals.engine_s),
+            "words": totals.words.reference_length,
+            **{f"word_{edit}": getattr(totals.words, edit) for edit in _EDITS},
+            **{"wer": error_rate(totals.words), "wer_low": wer_low, "wer_high": wer_high},
+            "chars": totals.chars.reference_length,
+            **{f"char_{edit}": getattr(totals.chars, edit) for edit in _EDITS},
+            **{"cer": error_rate(totals.chars), "cer_low": cer_low, "cer_high": cer_high},
+        }
+
+
+def _largest_first(groups: dict[str, _Slice]) -> dict[str, dict[str, Any]]:
+    return {value: groups[value].row() for value in sorted(groups, key=lambda value: -groups[value].totals.audio_s)}
+
+
+def _sum(column: pa.ChunkedArray) -> float:
+    return pc.sum(column, min_count=0).as_py() or 0.0
+
+
+def _counts(rows: pa.Table, unit: str) -> ErrorCounts:
+    return ErrorCounts(*(int(_sum(rows[f"{unit}_{part}"])) for part in (*_EDITS, "reference_length")))
+
+
+def _errors_and_lengths(rows: pa.Table, unit: str) -> tuple[Counts, Counts]:
+    edits, length = [rows[f"{unit}_{edit}"].to_numpy() for edit in _EDITS], rows[f"{unit}_reference_length"].to_numpy()
+    return np.sum(edits, axis=0, dtype=np.int64), length.astype(np.int64)
