@@ -5,6 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help setup demo demo-s3 archive test test-slow check bench clean
 
 help:  ## list these commands
@@ -62,7 +63,7 @@ $(BIN)/python:
 
 define install
 echo "installing Quarry with its '$(1)' extra into $(VENV)"; \
-UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" \
-	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c requirements/constraints-cpu.txt -e '.[$(1)]' || \
+{ $(BIN)/python -m uv --version >/dev/null 2>&1 && UV_FIND_LINKS="$${UV_FIND_LINKS:-$${PIP_FIND_LINKS:-}}" \
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -c requirements/constraints-cpu.txt -e '.[$(1)]'; } || \
 	$(BIN)/python -m pip install --quiet -c requirements/constraints-cpu.txt -e '.[$(1)]'
 endef
