@@ -86,3 +86,8 @@ def create_engine(config: EngineConfig) -> Engine:
     """The configured engine, not loaded yet: engines take their EngineConfig as the one constructor argument."""
     constructor = engine_class(config.name)
     return constructor(config)  # type: ignore[call-arg]
+
+
+def primary_language(tag: str) -> str:
+    """The language of a tag as engines write it: "en-US" and "EN" are "en"."""
+    return tag.replace("_", "-").split("-")[0].strip().lower()
