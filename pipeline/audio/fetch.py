@@ -1,0 +1,205 @@
+"""Bytes of objects: local files by descriptor, small remote objects whole, large ones by ranges. Knows nothing of audio.
+
+Credentials stay on this side: the decoder gets a descriptor or asks for ranges, never a URL.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import fsspec
+
+from pipeline.audio.uri_policy import Location
+from pipeline.config import DecodeConfig, SourceConfig
+from pipeline.errors import AudioError
+
+_CACHE_BYTES = 32 * 2**20
+_MAX_READ_BYTES = 4 * 2**20
+# Over-reading is bounded by this part of what a run of sequential reads has used so far.
+_READAHEAD_PART = 8
+
+ReadRange = Callable[[int, int], bytes]
+
+
+class Ranges:
+    """Reads of a large object through a small cache of blocks; sequential reading grows the requests."""
+
+    def __init__(self, read_range: ReadRange, size: int, block_bytes: int) -> None:
+        self._read_range, self._size, self._block = read_range, size, block_bytes
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._run_start = self._run_end = -1  # blocks of the current sequential run
+        self.fetched_bytes = 0
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes [offset, offset + length), cut at the object's end."""
+        end = min(offset + length, self._size)
+        if offset < 0 or offset >= end:
+            return b""
+        first, last = offset // self._block, (end - 1) // self._block
+        parts = [self._get(index, last) for index in range(first, last + 1)]
+        joined = parts[0] if len(parts) == 1 else b"".join(parts)
+        return joined[offset - first * self._block : end - first * self._block]
+
+    def _get(self, index: int, last: int) -> bytes:
+        if index not in self._blocks:
+            self._fetch(index, last)
+        self._blocks.move_to_end(index)
+        return self._blocks[index]
+
+    def _fetch(self, index: int, last: int) -> None:
+        if index != self._run_end:
+            self._run_start = index
+        ahead = min((index - self._run_start) // _READAHEAD_PART, _MAX_READ_BYTES // self._block)
+        count = max(1, min(last - index + 1, _MAX_READ_BYTES // self._block), ahead)
+        start, end = index * self._block, min((index + count) * self._block, self._size)
+        data = self._read_range(start, end)
+        if len(data) != end - start:
+            raise AudioError("fetch_failed", f"The store sent {len(data)} of {end - start} bytes; run again.")
+        self.fetched_bytes += len(data)
+        for at in range(0, len(data), self._block):
+            self._blocks[index + at // self._block] = data[at : at + self._block]
+        self._run_end = index + count
+        while len(self._blocks) * self._block > max(_CACHE_BYTES, 2 * count * self._block):
+            self._blocks.popitem(last=False)
+
+
+class Blob:
+    """An object that is open: either `fd` (a local file or a copy in memory) or `ranges`."""
+
+    def __init__(self, size: int, etag: str | None, fd: int | None = None, ranges: Ranges | None = None) -> None:
+        self.size, self.etag, self.fd, self.ranges = size, etag, fd, ranges
+        self._copied_bytes = 0
+
+    @classmethod
+    def copy(cls, data: bytes, etag: str | None) -> Blob:
+        """A blob in memory."""
+        fd = os.memfd_create("audio")
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(data)
+        blob = cls(len(data), etag, fd=fd)
+        blob._copied_bytes = len(data)
+        return blob
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes that came from a remote store so far."""
+        return self.ranges.fetched_bytes if self.ranges else self._copied_bytes
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd is not None:
+            os.close(self.fd)
+            self.fd = None
+
+
+class Fetcher:
+    """Opens objects; keeps the last remote one, so that windows of one recording share what was read."""
+
+    def __init__(self, decode: DecodeConfig, source: SourceConfig) -> None:
+        self._decode, self._source = decode, source
+        self._filesystems: dict[str, Any] = {}
+        self._last: tuple[Location, Blob] | None = None
+
+    def open(self, location: Location, expect: tuple[int | None, str | None] = (None, None)) -> Blob:
+        """The object at `location`; valid until the next call.
+
+        Raises AudioError: not_found, access_denied, uri_refused (not a regular file), empty_file, object_too_large,
+        input_changed (size or etag differ from `expect`), fetch_failed.
+        """
+        if location.scheme == "file":
+            self._forget()
+            blob = _open_local(location.path)
+            self._last = (location, blob)
+            self._check(blob.size, blob.etag, expect)
+            return blob
+        info = self._ask(lambda fs: fs.info(location.path), location.scheme)
+        if info.get("type") == "directory":
+            raise AudioError("not_found", "The uri names a folder, not an object; correct the row.")
+        size, etag = int(info.get("size") or 0), _etag(info)
+        self._check(size, etag, expect)
+        if self._last and self._last[0] == location and (self._last[1].size, self._last[1].etag) == (size, etag):
+            return self._last[1]
+        self._forget()
+        self._last = (location, self._remote(location, size, etag))
+        return self._last[1]
+
+    def close(self) -> None:
+        """Forget the last object."""
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._last:
+            self._last[1].close()
+            self._last = None
+
+    def _remote(self, location: Location, size: int, etag: str | None) -> Blob:
+        def read_range(start: int, end: int) -> bytes:
+            return bytes(self._ask(lambda fs: fs.cat_file(location.path, start=start, end=end), location.scheme))
+
+        if size > self._decode.whole_object_bytes:
+            return Blob(size, etag, ranges=Ranges(read_range, size, self._decode.range_bytes))
+        data = read_range(0, size)
+        if len(data) != size:
+            raise AudioError("fetch_failed", f"The store sent {len(data)} of {size} bytes; run again.")
+        return Blob.copy(data, etag)
+
+    def _ask(self, question: Callable[[Any], Any], scheme: str) -> Any:
+        try:
+            return question(self._filesystem(scheme))
+        except FileNotFoundError:
+            raise AudioError("not_found", "There is no object at this uri; correct the row or upload it.") from None
+        except PermissionError:
+            raise AudioError("access_denied", "The store refused access; check the credentials it was given.") from None
+        except Exception as error:  # noqa: BLE001  every store client has its own tree of errors
+            reason = type(error).__name__
+            raise AudioError("fetch_failed", f"The store broke off ({reason}); run again or check the store.") from None
+
+    def _filesystem(self, scheme: str) -> Any:
+        if scheme not in self._filesystems:
+            options = dict(self._source.storage_options)
+            if scheme == "s3":
+                timeouts = {"connect_timeout": 5, "read_timeout": 30, "retries": {"mode": "standard", "max_attempts": 10}}
+                options["config_kwargs"] = {**timeouts, **options.get("config_kwargs", {})}
+            # Not shared: another user's listing cache could hide that an object has changed.
+            self._filesystems[scheme] = fsspec.filesystem(
+                scheme, skip_instance_cache=True, use_listings_cache=False, **options
+            )
+        return self._filesystems[scheme]
+
+    def _check(self, size: int, etag: str | None, expect: tuple[int | None, str | None]) -> None:
+        planned_size, planned_etag = expect
+        changed = planned_size is not None and planned_size != size
+        if changed or (planned_etag is not None and etag is not None and planned_etag != etag):
+            raise AudioError("input_changed", "The object is not the one that was planned; plan a new run.")
+        if size == 0:
+            raise AudioError("empty_file", "The object holds no bytes; upload it again.")
+        if size > self._decode.max_object_bytes:
+            raise AudioError("object_too_large", f"The object holds {size} bytes; raise decode.max_object_bytes to accept it.")
+
+
+def _open_local(path: str) -> Blob:
+    try:
+        # Not through a link put there since the path was resolved, and not waiting for the writer of a pipe.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise AudioError("not_found", "There is no file at this uri; correct the row.") from None
+    except PermissionError:
+        raise AudioError("access_denied", "The file may not be read; check its permissions.") from None
+    except OSError as error:
+        raise AudioError("fetch_failed", f"The file cannot be opened ({error.strerror}); check the disk.") from None
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(fd)
+        raise AudioError("uri_refused", "The uri names no regular file; correct the row or source.roots.")
+    return Blob(status.st_size, str(status.st_mtime_ns), fd=fd)
+
+
+def _etag(info: dict[str, Any]) -> str | None:
+    for name in ("ETag", "etag", "md5Hash"):
+        if info.get(name):
+            return str(info[name]).strip('"')
+    return None
