@@ -70,7 +70,7 @@ _UNKNOWN_S = 60.0
 _TICKS_PER_S = 1_000_000  # lengths are added up as integers: the packing must not depend on rounding
 
 _Floats = npt.NDArray[np.float64]
-_Ints = npt.NDArray[np.int64]
+_Ints = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +90,22 @@ def plan_table(rows: pa.Table, config: PlanConfig, first_index: int = 0, max_aud
     Shards are numbered from `first_index`. A recording longer than `max_audio_s` stays one window, which the decoder
     refuses. Ids must be unique. The same rows in any order give the same table.
     """
+    return pa.concat_tables([PLAN_SCHEMA.empty_table(), *plan_blocks(rows, config, first_index, max_audio_s)])
+
+
+def plan_blocks(
+    rows: pa.Table, config: PlanConfig, first_index: int = 0, max_audio_s: float = 86_400.0
+) -> Iterator[pa.Table]:
+    """`plan_table` in pieces of whole shards, made as they are asked for: for plans of many millions of windows."""
     columns = _input_columns(rows)
     by_id = pc.sort_indices(columns["id"]).to_numpy()
     duration_s = columns["duration_s"].to_numpy()[by_id]
     counts = _window_counts(duration_s, config, max_audio_s)
-    # Windows by id and index, as places in `by_id`; a stable sort by length keeps that order among equals.
-    place = np.repeat(np.arange(len(by_id)), counts)
-    nth = np.arange(len(place)) - np.repeat(np.cumsum(counts) - counts, counts)
-    lengths_s = (duration_s / counts)[place]
-    longest_first = np.argsort(-lengths_s, kind="stable")
-    place, nth = place[longest_first], nth[longest_first]
-    starts = _shard_starts(lengths_s[longest_first], config)
-
-    blocks = [PLAN_SCHEMA.empty_table()]
+    place, nth, starts = _lay_out(duration_s, counts, config)
     for first_shard, edges in _blocks(starts, len(place)):
         block = slice(edges[0], edges[-1])
         windows = _windows(columns, by_id[place[block]], counts[place[block]], nth[block])
-        blocks.append(_with_shards(windows, edges - edges[0], first_index + first_shard))
-    return pa.concat_tables(blocks)
+        yield _with_shards(windows, edges - edges[0], first_index + first_shard)
 
 
 def _input_columns(rows: pa.Table) -> pa.Table:
@@ -115,26 +113,37 @@ def _input_columns(rows: pa.Table) -> pa.Table:
 
     `duration_s` becomes what is known of it, 0 for unknown; `open_end` says that the row did not give it.
     """
-    for name in ("probe_duration_s", "size_bytes", "etag"):
-        if name not in rows.column_names:
-            kind = PLAN_SCHEMA.field(name).type if name in PLAN_SCHEMA.names else pa.float64()
-            rows = rows.append_column(name, pa.nulls(rows.num_rows, kind))
-    known = pc.coalesce(rows["duration_s"], rows["probe_duration_s"], 0.0).combine_chunks().to_numpy()
-    columns = rows.select(_ROW_COLUMNS).combine_chunks()
-    columns = columns.append_column("duration_s", pa.array(np.where(known > 0, known, 0.0)))
+    known = rows["duration_s"]
+    if "probe_duration_s" in rows.column_names:
+        known = pc.coalesce(known, rows["probe_duration_s"])
+    seconds = pc.fill_null(known, 0.0).combine_chunks().to_numpy()
+    columns = rows.select([name for name in _ROW_COLUMNS if name in rows.column_names]).combine_chunks()
+    columns = columns.append_column("duration_s", pa.array(np.where(seconds > 0, seconds, 0.0)))
     return columns.append_column("open_end", pc.is_null(rows["duration_s"]).combine_chunks())
 
 
 def _window_counts(duration_s: _Floats, config: PlanConfig, max_audio_s: float) -> _Ints:
     counts = np.ceil(np.where(duration_s <= max_audio_s, duration_s, 0.0) / config.window_s)
-    return np.maximum(counts, 1).astype(np.int64)
+    return np.maximum(counts, 1).astype(np.int32)
+
+
+def _lay_out(duration_s: _Floats, counts: _Ints, config: PlanConfig) -> tuple[_Ints, _Ints, _Ints]:
+    """Every window in the order of the plan, as its recording's place and its number there; and where shards begin."""
+    place = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    first = np.cumsum(counts, dtype=np.int32) - counts
+    nth = np.arange(len(place), dtype=np.int32) - np.repeat(first, counts)
+    lengths_s = duration_s / counts
+    # Stable: among equals the windows stay in the order of id and number.
+    longest_first = np.argsort(-lengths_s[place], kind="stable")
+    place, nth = place[longest_first], nth[longest_first]
+    return place, nth, _shard_starts(lengths_s[place], config)
 
 
 def _shard_starts(lengths_s: _Floats, config: PlanConfig) -> _Ints:
     """Where shards begin when windows fill them in order."""
     limit = int(config.shard_s * _TICKS_PER_S)
-    ticks = np.ceil(np.where(lengths_s > 0, lengths_s, _UNKNOWN_S) * _TICKS_PER_S)
-    ends = np.cumsum(np.minimum(ticks, limit).astype(np.int64)).data  # a memoryview: its items are plain ints
+    ticks = np.where(lengths_s > 0, lengths_s, _UNKNOWN_S) * _TICKS_PER_S
+    ends = np.cumsum(np.minimum(np.ceil(ticks, out=ticks), limit, out=ticks), dtype=np.int64).data  # items: plain ints
 
     def fill() -> Iterator[int]:
         start, filled = 0, 0
@@ -168,6 +177,8 @@ def _windows(columns: pa.Table, rows: _Ints, counts: _Ints, nth: _Ints) -> pa.Ta
         "end_s": pa.array(duration_s * (nth + 1) / counts),
     }
     table = table.drop_columns("duration_s")
+    for name in {"size_bytes", "etag"} - set(table.column_names):
+        added[name] = pa.nulls(len(rows), PLAN_SCHEMA.field(name).type)
     for name, column in added.items():
         table = table.append_column(name, column)
     return table
