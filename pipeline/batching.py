@@ -44,8 +44,8 @@ def pack_batches(
         if padding == "none":
             fitting = int(np.searchsorted(upto_s, upto_s[start] + max_audio_s, side="right")) - 1 - start
         else:
-            each_s = fixed_s if padding == "fixed" else lengths[start]
-            fitting = int(max_audio_s // each_s) if each_s > 0 else max_chunks
+            each_s = fixed_s if padding == "fixed" else float(lengths[start])
+            fitting = max_chunks if each_s * max_chunks <= max_audio_s else int(max_audio_s // each_s)
         count = min(max(fitting, 1), max_chunks, len(order) - start)
         # The running sum is rounded: take a chunk back where the true sum is over.
         while padding == "none" and count > 1 and lengths[start : start + count].sum() > max_audio_s:

@@ -170,7 +170,8 @@ def _joined_spans(rows: Sequence[Transcript]) -> tuple[Span, ...]:
     spans = [span for row in read for span in row.spans]
     if len(read) < len(rows):
         segments = [segment for row in read for segment in row.segments]
-        end_s = max((span.end_s for row in rows for span in row.spans), default=0.0)
+        planned_end_s = max((span.end_s for row in rows for span in row.spans), default=0.0)
+        end_s = max([planned_end_s, *(segment.end_s for segment in segments)])
         spans += [Span(start_s, stop_s, "failed") for start_s, stop_s in _gaps(0.0, end_s, [*segments, *spans])]
     return _merged(spans)
 
