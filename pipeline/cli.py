@@ -60,7 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--config", "-c", metavar="FILE", help="YAML file with settings (configs/ has examples)")
         sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that override the file's")
         if name == "run":
-            sub.add_argument("--explain", action="store_true", help="print settings, hours, shards and cost; do nothing")
+            sub.add_argument(
+                "--explain", action="store_true", help="print settings, hours, shards and cost; do nothing"
+            )
     return parser
 
 

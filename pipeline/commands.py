@@ -27,16 +27,23 @@ def validate(config: RunConfig, settings: str) -> int:
 
     spec = describe_engine(config.engine)
     report = check_manifest(config.manifest, config.source)
-    print(f"{config.manifest}: {report.rows} rows, {report.known_s / 3600:.2f} h of known length, ", end="")
-    print(f"{report.without_duration} without a duration, {report.with_reference} with a reference.")
+    print(
+        f"{config.manifest}: {report.rows} rows, {report.audio_s / 3600:.2f} h of known length, "
+        f"{report.rows_without_duration} without a duration, {report.rows_with_reference} with a reference."
+    )
     print(f"engine {spec.name}, model {spec.model}, revision {spec.revision}.")
-    unsupported = sorted(set(report.languages) - spec.languages) if spec.languages else []
-    for language in unsupported:
-        count = report.languages[language]
-        print(f"{count} rows in {language!r}: {spec.name} with {spec.model} cannot; they would fail as language_unsupported.")
+    for language, count in report.languages.items():
+        if language and spec.languages is not None and language not in spec.languages:
+            print(
+                f"{count} rows in {language!r}: {spec.name} {spec.model} cannot; they would fail as language_unsupported."
+            )
+    for problem in report.refused:
+        print(f"line {problem.line}: {problem.message} (it would fail as uri_refused)")
     for problem in report.problems:
-        print(problem)
-    return 2 if report.problems else 0
+        print(f"line {problem.line}: {problem.message}")
+    if report.problem_count > len(report.problems):
+        print(f"… and {report.problem_count - len(report.problems)} more.")
+    return 2 if report.problem_count else 0
 
 
 def plan(config: RunConfig, settings: str) -> int:
@@ -122,5 +129,3 @@ def _existing(config: RunConfig) -> Ledger:
 def _print_probe(done: int, total: int) -> None:
     if done == total or done % 1000 == 0:
         print(f"probed {done} of {total} durations", file=sys.stderr)
-
-

@@ -78,7 +78,9 @@ def transcribe(
         stop = start + len(shard.chunks)
         share = sum(chunk.audio_s for chunk in audio[start:stop]) / stats.audio_s if stats.audio_s else 0.0
         done.append(
-            TranscribedShard(shard.shard, shard.windows, shard.chunks, tuple(outcomes[start:stop]), _scaled(stats, share))
+            TranscribedShard(
+                shard.shard, shard.windows, shard.chunks, tuple(outcomes[start:stop]), _scaled(stats, share)
+            )
         )
         start = stop
     return done

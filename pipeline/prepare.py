@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import reduce
 from pathlib import PurePosixPath
 
 import pyarrow as pa
@@ -49,14 +50,10 @@ class Run:
     @property
     def totals(self) -> PlanTotals:
         """What the plan holds, the new part included."""
-        parts = list(self.existing)
-        new = totals(self.new_windows) if self.new_windows is not None else PlanTotals(0, 0, 0, 0.0)
-        return PlanTotals(
-            recordings=new.recordings + sum(part.recordings for part in parts),
-            windows=new.windows + sum(part.windows for part in parts),
-            shards=new.shards + sum(part.shards for part in parts),
-            audio_s=new.audio_s + sum(part.audio_s for part in parts),
-        )
+        planned = [part.totals for part in self.existing]
+        if self.new_windows is not None:
+            planned.append(totals(self.new_windows))
+        return reduce(add_totals, planned, PlanTotals(0, 0, 0, 0.0, 0))
 
 
 def run_id(config: RunConfig) -> str:
@@ -91,11 +88,11 @@ def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) ->
     rows = pa.concat_tables(read_manifest(config.manifest, config.source))
     if existing:
         rows = _only_new(rows, ledger, config)
-    first_index = sum(part.shards for part in existing)
+    first_index = sum(part.totals.shards for part in existing)
     windows = None
     if rows.num_rows:
         probed = _probe(rows, config, roots, on_probe)
-        windows = plan_table(probed, config.plan, first_index)
+        windows = plan_table(probed, config.plan, first_index, config.decode.max_audio_s)
     return Run(config, spec, identity, roots, ledger, existing, windows, digest)
 
 
@@ -103,7 +100,6 @@ def write_plan(run: Run) -> None:
     """Write the plan part that is new, if one is."""
     if run.new_windows is None:
         return
-    planned = totals(run.new_windows)
     run.ledger.add_plan_part(
         run.new_windows,
         {
@@ -111,13 +107,15 @@ def write_plan(run: Run) -> None:
             "manifest_digest": run.digest,
             "fingerprint": run.config.fingerprint(),
             "schema_version": SCHEMA_VERSION,
-            "recordings": planned.recordings,
-            "windows": planned.windows,
-            "shards": planned.shards,
-            "audio_s": planned.audio_s,
+            "totals": totals(run.new_windows),
             "config": run.config.text_settings(),
         },
     )
+
+
+def add_totals(one: PlanTotals, other: PlanTotals) -> PlanTotals:
+    """What two plan parts amount to together."""
+    return PlanTotals(*(a + b for a, b in zip(astuple(one), astuple(other), strict=True)))
 
 
 def _check_same_run(first: PlanPart, config: RunConfig) -> None:

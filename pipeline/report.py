@@ -94,12 +94,16 @@ def _speed_lines(run: dict[str, Any]) -> list[str]:
     lines = []
     engine = rtfx(totals["audio_s"], totals["engine_s"])
     if engine is not None:
-        lines.append(f"engine RTFx    {engine:8.1f}   {totals['audio_s']:.0f} s of audio in {totals['engine_s']:.1f} engine seconds")
+        lines.append(
+            f"engine RTFx    {engine:8.1f}   {totals['audio_s']:.0f} s of audio in {totals['engine_s']:.1f} engine seconds"
+        )
     wall_s, audio_s = (sum(session[key] for session in sessions) for key in ("wall_s", "audio_s"))
     pipeline = rtfx(audio_s, wall_s)
     if pipeline is not None:
         known = "" if audio_s >= totals["audio_s"] * 0.999 else f", of {audio_s / totals['audio_s']:.0%} of the audio"
-        lines.append(f"pipeline RTFx  {pipeline:8.1f}   {wall_s:.1f} s from start to last commit, start-up included{known}")
+        lines.append(
+            f"pipeline RTFx  {pipeline:8.1f}   {wall_s:.1f} s from start to last commit, start-up included{known}"
+        )
     lines += _engine_lines(run, wall_s)
     return lines
 

@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from servers import S3Endpoint, start_moto, start_seaweed
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+# Machines are shared and pause; a property either holds or not. Derandomised: a red run can be repeated.
+settings.register_profile("quarry", deadline=None, derandomize=True)
+settings.load_profile("quarry")
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -75,7 +75,9 @@ def _silence_between(bounds: tuple[tuple[int, int], ...], start_s: float, n_samp
     edges = [0, *(edge for bound in bounds for edge in bound), n_samples]
     gaps = zip(edges[::2], edges[1::2], strict=True)
     return tuple(
-        Span(start_s + low / SAMPLE_RATE_HZ, start_s + high / SAMPLE_RATE_HZ, "non_speech") for low, high in gaps if high > low
+        Span(start_s + low / SAMPLE_RATE_HZ, start_s + high / SAMPLE_RATE_HZ, "non_speech")
+        for low, high in gaps
+        if high > low
     )
 
 

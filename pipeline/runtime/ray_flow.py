@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
 
@@ -84,8 +85,8 @@ def _receipts(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt]:
     runtime = assignment.config.runtime
     decode_workers = runtime.decode_workers or free_cpus(cluster_cpus(), runtime.engine_workers * runtime.engine_cpus)
     # Finite, or a shard that kills its worker is tried for ever; restarts themselves may go on, machines do vanish.
-    retries = {"max_restarts": -1, "max_task_retries": runtime.task_retries}
-    fn = {"fn_constructor_args": (assignment,), "batch_format": "pyarrow", "zero_copy_batch": True}
+    retries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": runtime.task_retries}
+    fn: dict[str, Any] = {"fn_constructor_args": (assignment,), "batch_format": "pyarrow", "zero_copy_batch": True}
     dataset = (
         ray.data.from_arrow([todo.slice(row, 1) for row in range(todo.num_rows)])
         .map_batches(

@@ -18,7 +18,9 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
     Raises RunError when there is no cluster to join.
     """
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # ours is one line; Ray's repaint a batch log
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # an engine on 0 GPUs keeps its CUDA_VISIBLE_DEVICES
+    os.environ.setdefault(
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+    )  # an engine on 0 GPUs keeps its CUDA_VISIBLE_DEVICES
     import ray
 
     if ray.is_initialized():
@@ -72,4 +74,5 @@ def cluster_cpus() -> float:
     """CPUs of the cluster."""
     import ray
 
-    return float(ray.cluster_resources().get("CPU", 1.0))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("CPU", 1.0)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
-from pipeline.plan import shards_of
+from pipeline.plan import PlanTotals, shards_of
 from pipeline.records import Shard
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import list_parts
@@ -49,10 +49,7 @@ class PlanPart:
     manifest_digest: str
     fingerprint: str
     schema_version: int
-    recordings: int
-    windows: int
-    shards: int
-    audio_s: float
+    totals: PlanTotals
     config: dict[str, Any]
 
 
@@ -79,7 +76,7 @@ class Ledger:
     def plan_parts(self) -> list[PlanPart]:
         """Headers of the plan parts, oldest first; empty: no plan yet."""
         keys = sorted(info.key for info in self.store.list("plan/") if info.key.endswith(".json"))
-        return [PlanPart(**json.loads(self.store.get(key))) for key in keys]
+        return [_plan_part_of(self.store.get(key)) for key in keys]
 
     def add_plan_part(self, table: pa.Table, header: dict[str, Any]) -> PlanPart:
         """Write a plan part; if another driver has written this one meanwhile, theirs stands and is returned."""
@@ -92,7 +89,7 @@ class Ledger:
         header_key = f"plan/{number:04d}.json"
         if self.store.put_if_absent(header_key, json.dumps(asdict(part), indent=1).encode()):
             return part
-        return PlanPart(**json.loads(self.store.get(header_key)))
+        return _plan_part_of(self.store.get(header_key))
 
     def planned_windows(self, columns: list[str] | None = None) -> pa.Table:
         """The whole plan, one row per window (or some of its columns)."""
@@ -158,6 +155,11 @@ class ShardReader:
             table = self._files[plan_key].read_row_group(row_group)
             self._latest = (where, {shard.shard_id: shard for shard in shards_of(table)})
         return self._latest[1][shard_id]
+
+
+def _plan_part_of(data: bytes) -> PlanPart:
+    header = json.loads(data)
+    return PlanPart(**{**header, "totals": PlanTotals(**header["totals"])})
 
 
 def _plan_bytes(table: pa.Table) -> bytes:

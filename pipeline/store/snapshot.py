@@ -18,7 +18,16 @@ from pipeline.config import RunConfig
 from pipeline.errors import StoreError
 from pipeline.metrics.summary import RunTotals
 from pipeline.records import EngineStats, RunIdentity, Shard, Transcript
-from pipeline.schema import FAILURES, SEGMENTS, TRANSCRIPTS, failures_table, segments_table, transcript_of, transcripts_table
+from pipeline.schema import (
+    FAILURES,
+    SEGMENTS,
+    TRANSCRIPTS,
+    column,
+    failures_table,
+    segments_table,
+    transcript_of,
+    transcripts_table,
+)
 from pipeline.store.ledger import Ledger
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import Part, list_parts, stats_of
@@ -29,13 +38,17 @@ from pipeline.text.transcript import scored
 
 SHARDS = pa.schema(
     [
-        ("shard_id", pa.string()),
-        ("key", pa.string()),
-        ("bytes", pa.int64()),
-        ("rows", pa.int64()),
-        ("audio_s", pa.float64()),
-        *((name, pa.float64()) for name in ("decode_s", "engine_s", "wait_s", "engine_audio_s", "padded_s")),
-        ("batches", pa.int64()),
+        column("shard_id", pa.string(), "shard, as in transcripts"),
+        column("key", pa.string(), "its part inside the run's folder"),
+        column("bytes", pa.int64(), "size of the part"),
+        column("rows", pa.int64(), "rows in the part (windows of long recordings count each)"),
+        column("audio_s", pa.float64(), "seconds decoded"),
+        column("decode_s", pa.float64(), "CPU seconds of the decoder"),
+        column("engine_s", pa.float64(), "seconds in the engine"),
+        column("wait_s", pa.float64(), "seconds the engine stood idle before it"),
+        column("engine_audio_s", pa.float64(), "seconds of speech given to the engine"),
+        column("padded_s", pa.float64(), "seconds the engine computed for them, padding included"),
+        column("batches", pa.int64(), "batches the speech was packed into"),
     ]
 )
 
@@ -84,9 +97,7 @@ class Finalizer:
     def __init__(self, ledger: Ledger, config: RunConfig, identity: RunIdentity, folder: str) -> None:
         self._ledger, self._config, self._identity = ledger, config, identity
         schemas = {"transcripts": TRANSCRIPTS, "segments": SEGMENTS, "failures": FAILURES, "shards": SHARDS}
-        self.writers = {
-            name: TableWriter(ledger.store, f"{folder}/{name}", schema) for name, schema in schemas.items()
-        }
+        self.writers = {name: TableWriter(ledger.store, f"{folder}/{name}", schema) for name, schema in schemas.items()}
         self.totals = RunTotals()
         self._joiner = WindowJoiner()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pipeline.config import ScoreConfig
 from pipeline.metrics.wer import score
-from pipeline.records import DecodedWindow, Failure, Hypothesis, Status, Transcript, TranscribedShard, Window
+from pipeline.records import DecodedWindow, Failure, Hypothesis, Status, TranscribedShard, Transcript, Window
 from pipeline.text.stitch import transcript_text, window_segments
 
 # A decoder's own word that samples were lost: the text may lack something, so the row is not "ok".
@@ -61,7 +61,7 @@ def _row(shard: TranscribedShard, position: int) -> Transcript:
 
 
 def _status(decoded: DecodedWindow, failure: Failure | None, has_text: bool) -> Status:
-    if failure and (not has_text and decoded.end_s <= decoded.start_s or failure.stage == "transcribe" and not has_text):
+    if failure and not has_text and (decoded.end_s <= decoded.start_s or failure.stage == "transcribe"):
         return "failed"
     if failure or any(warning.startswith(_LOSSY_WARNINGS) for warning in decoded.report.warnings):
         return "partial"
