@@ -19,51 +19,52 @@ from pipeline.records import ErrorCounts, Failure, RunIdentity, Segment, Span, T
 SCHEMA_VERSION = 1
 
 
-def _column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+def column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
+    """A column with its meaning, in the field's metadata."""
     return pa.field(name, kind, metadata={"meaning": meaning})
 
 
 WORD = pa.struct(
     [
-        _column("word", pa.string(), "the word as recognised"),
-        _column("start_s", pa.float64(), "seconds from the recording's start; null where the engine gives none"),
-        _column("end_s", pa.float64(), "seconds from the recording's start; null where the engine gives none"),
-        _column("confidence", pa.float32(), "0 to 1; null where the engine gives none"),
-        _column("speaker", pa.string(), "speaker label; null where the engine gives none"),
+        column("word", pa.string(), "the word as recognised"),
+        column("start_s", pa.float64(), "seconds from the recording's start; null where the engine gives none"),
+        column("end_s", pa.float64(), "seconds from the recording's start; null where the engine gives none"),
+        column("confidence", pa.float32(), "0 to 1; null where the engine gives none"),
+        column("speaker", pa.string(), "speaker label; null where the engine gives none"),
     ]
 )
 
 SEGMENT_FIELDS = [
-    _column("id", pa.int32(), "position in the recording, from 0"),
-    _column("start_s", pa.float64(), "seconds from the recording's start"),
-    _column("end_s", pa.float64(), "seconds from the recording's start"),
-    _column("text", pa.string(), "raw text, never normalised"),
-    _column("language", pa.string(), "language of the segment"),
-    _column("speaker", pa.string(), "speaker label; null where the engine gives none"),
-    _column("channel", pa.int32(), "channel it was heard on; null: all channels mixed"),
-    _column("confidence", pa.float32(), "mean token probability, 0 to 1; null where the engine gives none"),
-    _column("flags", pa.list_(pa.string()), "quality flags"),
-    _column("words", pa.list_(WORD), "word times, where the engine gives them"),
+    column("id", pa.int32(), "position in the recording, from 0"),
+    column("start_s", pa.float64(), "seconds from the recording's start"),
+    column("end_s", pa.float64(), "seconds from the recording's start"),
+    column("text", pa.string(), "raw text, never normalised"),
+    column("language", pa.string(), "language of the segment"),
+    column("speaker", pa.string(), "speaker label; null where the engine gives none"),
+    column("channel", pa.int32(), "channel it was heard on; null: all channels mixed"),
+    column("confidence", pa.float32(), "mean token probability, 0 to 1; null where the engine gives none"),
+    column("flags", pa.list_(pa.string()), "quality flags"),
+    column("words", pa.list_(WORD), "word times, where the engine gives them"),
 ]
 SEGMENT = pa.struct(SEGMENT_FIELDS)
 
 SPAN = pa.struct(
     [
-        _column("start_s", pa.float64(), "seconds from the recording's start"),
-        _column("end_s", pa.float64(), "seconds from the recording's start"),
-        _column("kind", pa.string(), "non_speech | failed"),
+        column("start_s", pa.float64(), "seconds from the recording's start"),
+        column("end_s", pa.float64(), "seconds from the recording's start"),
+        column("kind", pa.string(), "non_speech | failed"),
     ]
 )
 
 FAILURE_FIELDS = [
-    _column("stage", pa.string(), "manifest | fetch | decode | transcribe | publish"),
-    _column("code", pa.string(), "stable code, see pipeline/errors.py"),
-    _column("message", pa.string(), "one sentence"),
-    _column("attempts", pa.int32(), "how often it was tried"),
+    column("stage", pa.string(), "manifest | fetch | decode | transcribe | publish"),
+    column("code", pa.string(), "stable code, see pipeline/errors.py"),
+    column("message", pa.string(), "one sentence"),
+    column("attempts", pa.int32(), "how often it was tried"),
 ]
 
 _ERROR_COUNTS = [
-    _column(f"{unit}_{part}", pa.int64(), meaning)
+    column(f"{unit}_{part}", pa.int64(), meaning)
     for unit in ("word", "char")
     for part, meaning in (
         ("substitutions", f"{unit}s replaced, after normalisation; null: not scored"),
@@ -75,54 +76,54 @@ _ERROR_COUNTS = [
 
 TRANSCRIPTS = pa.schema(
     [
-        _column("id", pa.string(), "recording id, as in the manifest"),
-        _column("uri", pa.string(), "where the audio lies, as in the manifest"),
-        _column("status", pa.string(), "ok | partial | failed | skipped"),
-        _column("failure", pa.struct(FAILURE_FIELDS), "why it failed, wholly or in part; null when ok"),
-        _column("language", pa.string(), "given or detected language"),
-        _column("offset_s", pa.float64(), "where the recording starts inside its object"),
-        _column("duration_s", pa.float64(), "seconds of audio decoded"),
-        _column("text", pa.string(), "raw text, never normalised"),
-        _column("reference_text", pa.string(), "reference from the manifest"),
-        _column("segments", pa.list_(SEGMENT), "what was said when"),
-        _column("spans", pa.list_(SPAN), "what is in no segment: declared non-speech, or failed"),
-        _column("warnings", pa.list_(pa.string()), "what was odd about the audio"),
-        _column("flags", pa.list_(pa.string()), "quality flags of the transcript"),
+        column("id", pa.string(), "recording id, as in the manifest"),
+        column("uri", pa.string(), "where the audio lies, as in the manifest"),
+        column("status", pa.string(), "ok | partial | failed | skipped"),
+        column("failure", pa.struct(FAILURE_FIELDS), "why it failed, wholly or in part; null when ok"),
+        column("language", pa.string(), "given or detected language"),
+        column("offset_s", pa.float64(), "where the recording starts inside its object"),
+        column("duration_s", pa.float64(), "seconds of audio decoded"),
+        column("text", pa.string(), "raw text, never normalised"),
+        column("reference_text", pa.string(), "reference from the manifest"),
+        column("segments", pa.list_(SEGMENT), "what was said when"),
+        column("spans", pa.list_(SPAN), "what is in no segment: declared non-speech, or failed"),
+        column("warnings", pa.list_(pa.string()), "what was odd about the audio"),
+        column("flags", pa.list_(pa.string()), "quality flags of the transcript"),
         *_ERROR_COUNTS,
-        _column("normalizer", pa.string(), "what text and reference went through before they were compared"),
-        _column("decode_s", pa.float64(), "CPU seconds of the decoder"),
-        _column("engine_s", pa.float64(), "seconds of the engine, by share of the shard's audio"),
-        _column("rtfx", pa.float64(), "duration_s / engine_s; null where the engine did nothing"),
-        _column("engine", pa.string(), "engine name"),
-        _column("model", pa.string(), "model name or path"),
-        _column("model_revision", pa.string(), "revision or hash of the weights"),
-        _column("fingerprint", pa.string(), "of the settings that change text"),
-        _column("run_id", pa.string(), "the run that made the row"),
-        _column("shard_id", pa.string(), "the shard that held it (of a joined recording: the first)"),
-        _column("window_index", pa.int32(), "which window of a long recording; 0 in tables"),
-        _column("window_count", pa.int32(), "windows of the recording; 1 in tables"),
-        _column("window_start_s", pa.float64(), "where the window starts; 0 in tables"),
-        _column("schema_version", pa.int32(), "version of this schema"),
-        _column("extra", pa.map_(pa.string(), pa.string()), "columns of the manifest passed through"),
+        column("normalizer", pa.string(), "what text and reference went through before they were compared"),
+        column("decode_s", pa.float64(), "CPU seconds of the decoder"),
+        column("engine_s", pa.float64(), "seconds of the engine, by share of the shard's audio"),
+        column("rtfx", pa.float64(), "duration_s / engine_s; null where the engine did nothing"),
+        column("engine", pa.string(), "engine name"),
+        column("model", pa.string(), "model name or path"),
+        column("model_revision", pa.string(), "revision or hash of the weights"),
+        column("fingerprint", pa.string(), "of the settings that change text"),
+        column("run_id", pa.string(), "the run that made the row"),
+        column("shard_id", pa.string(), "the shard that held it (of a joined recording: the first)"),
+        column("window_index", pa.int32(), "which window of a long recording; 0 in tables"),
+        column("window_count", pa.int32(), "windows of the recording; 1 in tables"),
+        column("window_start_s", pa.float64(), "where the window starts; 0 in tables"),
+        column("schema_version", pa.int32(), "version of this schema"),
+        column("extra", pa.map_(pa.string(), pa.string()), "columns of the manifest passed through"),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
 SEGMENTS = pa.schema(
     [
-        _column("recording_id", pa.string(), "id in transcripts"),
+        column("recording_id", pa.string(), "id in transcripts"),
         *SEGMENT_FIELDS,
-        _column("run_id", pa.string(), "the run that made the row"),
+        column("run_id", pa.string(), "the run that made the row"),
     ],
     metadata=TRANSCRIPTS.metadata,
 )
 FAILURES = pa.schema(
     [
-        _column("recording_id", pa.string(), "id in transcripts"),
-        _column("uri", pa.string(), "where the audio lies"),
-        _column("status", pa.string(), "failed | partial"),
+        column("recording_id", pa.string(), "id in transcripts"),
+        column("uri", pa.string(), "where the audio lies"),
+        column("status", pa.string(), "failed | partial"),
         *FAILURE_FIELDS,
-        _column("run_id", pa.string(), "the run that made the row"),
+        column("run_id", pa.string(), "the run that made the row"),
     ],
     metadata=TRANSCRIPTS.metadata,
 )
