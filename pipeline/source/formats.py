@@ -20,7 +20,7 @@ from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError
 from pipeline.source.opening import CODECS
 
-BLOCK_ROWS = 50_000
+BLOCK_ROWS = 20_000
 MAX_LINE_BYTES = 16 * 2**20
 
 _SUFFIXES = {
@@ -81,12 +81,12 @@ def _lines(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, str]]:
     while raw := handle.readline(MAX_LINE_BYTES):
         number += 1
         if len(raw) == MAX_LINE_BYTES:
-            complain(number, f"is longer than {MAX_LINE_BYTES >> 20} MB")
+            complain(number, f"longer than {MAX_LINE_BYTES >> 20} MB")
             return
         try:
             line = raw.decode()
         except UnicodeDecodeError as error:
-            complain(number, f"is not UTF-8 (byte {error.start + 1})")
+            complain(number, f"not UTF-8 (byte {error.start + 1})")
             continue
         yield number, line.removeprefix("\ufeff") if number == 1 else line
 
@@ -98,15 +98,15 @@ def _json_rows(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, dic
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            complain(number, f"is not valid JSON ({error.msg}, column {error.colno})")
+            complain(number, f"not valid JSON ({error.msg}, column {error.colno})")
             continue
         except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of brackets
-            complain(number, f"is not usable JSON ({type(error).__name__})")
+            complain(number, f"not usable JSON ({type(error).__name__})")
             continue
         if isinstance(row, dict):
             yield number, row
         else:
-            complain(number, f"holds a JSON {type(row).__name__}, not an object")
+            complain(number, f"a JSON {type(row).__name__}, not an object")
 
 
 def _delimited_rows(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -124,24 +124,24 @@ def _delimited_rows(handle: IO[bytes], kind: str, complain: Complain) -> Iterato
         except StopIteration:
             return
         except csv.Error as error:
-            complain(number, f"is not valid {kind.upper()} ({error})")
+            complain(number, f"not valid {kind.upper()} ({error})")
             continue
         if not cells:
             continue
         if header is None:
             header = _checked_header(cells, number, complain)
         elif len(cells) != len(header):
-            complain(number, f"has {len(cells)} fields where the header has {len(header)}")
+            complain(number, f"{len(cells)} fields where the header has {len(header)}")
         else:
             yield number, dict(zip(header, cells, strict=True))
 
 
 def _checked_header(names: list[str], number: int, complain: Complain) -> list[str]:
     if "" in names:
-        complain(number, f"is a header without a name for column {names.index('') + 1}")
+        complain(number, f"a header without a name for column {names.index('') + 1}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        complain(number, f"is a header that names {twice[0]!r} twice")
+        complain(number, f"a header that names {twice[0]!r} twice")
     return names
 
 

@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.audio.uri_policy import resolve
 from pipeline.config import SourceConfig
-from pipeline.errors import ManifestError
+from pipeline.errors import AudioError, ManifestError
 from pipeline.source.formats import Complain, format_of, read_blocks
 from pipeline.source.opening import digest, folder_of, is_local, local_path, open_bytes
 from pipeline.source.rows import MANIFEST_SCHEMA, rows_table
@@ -58,7 +59,7 @@ class ManifestReport:
 
 
 def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
-    """The manifest's rows as tables of MANIFEST_SCHEMA, at most 50,000 rows each, in the manifest's order.
+    """The manifest's rows as tables of MANIFEST_SCHEMA, at most 20,000 rows each, in the manifest's order.
 
     Raises ManifestError, one sentence with the line and the next step, for the first row that cannot be used;
     ids that come twice are known at the end, before the iterator ends.
@@ -173,11 +174,9 @@ def _holds(ordered: npt.NDArray[np.int64], value: int) -> bool:
 
 
 def _refusal(uri: str, config: SourceConfig, roots: tuple[str, ...]) -> str | None:
-    """Why a run would refuse to open this uri, as far as its spelling tells."""
-    scheme = uri.partition("://")[0] if "://" in uri else "file"
-    if scheme not in config.schemes:
-        return f"the scheme of {uri!r} is not one of source.schemes ({', '.join(config.schemes)})"
-    place = local_path(uri) if is_local(uri) else uri
-    if not any(place.startswith(f"{root.rstrip('/')}/") for root in roots):
-        return f"{uri!r} lies outside {', '.join(roots)}; add its folder to source.roots"
+    """Why a run would not open this uri."""
+    try:
+        resolve(uri, roots, config.schemes)
+    except AudioError as error:
+        return error.message
     return None

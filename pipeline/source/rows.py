@@ -65,7 +65,9 @@ def rows_table(block: Block, folder: str, complain: Complain) -> pa.Table:
         if ids[i] is None:
             ids[i] = _derived_id(uri, folder, offset_s, duration_s, channel)
             if len(ids[i]) > MAX_ID_CHARS:
-                complain(block.numbers[i], f"has no id and a uri too long to be one ({len(ids[i])} characters)")
+                complain(
+                    block.numbers[i], f"no id is given and the uri is too long to be one ({len(ids[i])} characters)"
+                )
         uris[i] = absolute_uri(uri, folder)
     columns["offset_s"] = [offset_s or 0.0 for offset_s in columns["offset_s"]]
     columns["extra"] = _extras(block, present, complain)
@@ -184,7 +186,7 @@ def _column(block: Block, present: AbstractSet[str], field: str, complain: Compl
     for i, row in enumerate(block.rows):
         given = [key for key in keys if row.get(key) not in _EMPTY] if len(keys) > 1 else keys
         if len(given) > 1:
-            complain(block.numbers[i], f"has both {given[0]!r} and {given[1]!r}; keep one")
+            complain(block.numbers[i], f"both {given[0]!r} and {given[1]!r} have a value, of which one may")
         elif given and (value := row.get(given[0])) not in _EMPTY:
             try:
                 values[i] = check(value)
@@ -201,13 +203,22 @@ def _extras(block: Block, present: AbstractSet[str], complain: Complain) -> list
     if not keys:
         return extras
     for i, row in enumerate(block.rows):
-        pairs = [(key, _as_text(row[key])) for key in keys if row.get(key) not in _EMPTY]
-        if all(_is_unicode(key) and _is_unicode(value) for key, value in pairs):
-            extras[i] = pairs
-        else:
-            complain(block.numbers[i], "half a surrogate pair is in a key or value that passes through")
+        try:
+            extras[i] = [(_text(key), _as_text(row[key])) for key in keys if row.get(key) not in _EMPTY]
+        except ValueError as error:
+            complain(block.numbers[i], f"something that passes through {error}")
     return extras
 
 
 def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return _text(value if isinstance(value, str) else _JSON.encode(value))
+
+
+def _plain_value(value: Any) -> str:
+    """What JSON has no form for: dates and decimals of Parquet as they print."""
+    if isinstance(value, bytes):
+        raise ValueError(f"is {len(value)} bytes, not text: leave such columns out")
+    return str(value)
+
+
+_JSON = json.JSONEncoder(ensure_ascii=False, default=_plain_value)
