@@ -6,13 +6,17 @@ at any point leaves either the whole object or none; a temporary file left behin
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from pipeline.errors import StoreError
 from pipeline.store.base import ObjectInfo, is_key
+
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
 class LocalFolder:
@@ -79,6 +83,11 @@ class LocalFolder:
             os.link(temporary, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            reason = f"The file system of {self._root} has no hard links, which put-if-absent needs;"
+            raise StoreError(f"{reason} set store.conditional_put=false for it.") from error
         return True
 
     def open_file(self, key: str) -> BinaryIO:

@@ -96,7 +96,7 @@ class ObjectStore:
 
     def check_writable(self) -> None:
         """Write a small object twice and delete it. Raises StoreError when writing fails, or when the second put wins as well."""
-        key = f"_write_test/{uuid4().hex}"
+        key = f"_write_test-{uuid4().hex}"
         if not self.put_if_absent(key, b"first"):
             raise StoreError(
                 f"The store at {self} says that a new key is taken; check what stands between it and this machine."
