@@ -63,6 +63,14 @@ def test_padded_seconds_of_each_kind():
     assert padded_s(audio_s, np.array([], np.intp), "longest", 30.0) == 0.0
 
 
+def test_rounding_never_takes_a_batch_over_the_budget():
+    """Tenths of a second often add up to the budget exactly, and their floats to a hair more."""
+    for seed in range(20):
+        audio_s = np.random.default_rng(seed).integers(1, 30, 60) / 10
+        for batch in pack_batches(audio_s, max_audio_s=10.0, max_chunks=60, padding="none"):
+            assert padded_s(audio_s, batch, "none", 0.0) <= 10.0
+
+
 def test_a_chunk_over_the_budget_goes_alone():
     batches = pack_batches(np.array([5.0, 50.0, 5.0]), max_audio_s=10.0, max_chunks=8, padding="longest")
     assert [batch.tolist() for batch in batches] == [[1], [0, 2]]

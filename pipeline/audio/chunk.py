@@ -38,10 +38,9 @@ def cut_chunks(samples: Samples, speech: Sequence[Range], max_samples: int) -> t
 
 def _split(samples: Samples, start: int, end: int, max_samples: int) -> Iterator[Range]:
     """Unbroken speech in pieces that fit."""
+    tail = min(SLIVER, max_samples // 3)
     while end - start > max_samples:
-        cut = _quiet_cut(
-            samples, start + max_samples * 2 // 3, min(start + max_samples, end - min(SLIVER, max_samples // 3))
-        )
+        cut = _quiet_cut(samples, start + max_samples * 2 // 3, min(start + max_samples, end - tail))
         yield start, cut
         start = cut
     yield start, end
@@ -67,9 +66,8 @@ def _merge(pieces: Sequence[Range], max_samples: int) -> Iterator[Range]:
         stop = int(breaks[np.searchsorted(breaks, first, side="right")])
         if fits < stop:
             after = np.arange(first + 1, fits + 1)  # where the next chunk could begin
-            is_good = (ends[after - 1] - starts[first] >= max_samples * 2 // 3) & (
-                ends[stop - 1] - starts[after] >= SLIVER
-            )
+            is_full = ends[after - 1] - starts[first] >= max_samples * 2 // 3
+            is_good = is_full & (ends[stop - 1] - starts[after] >= SLIVER)
             after = after[is_good] if is_good.any() else after[-1:]
             longest = pauses[after - 1].max()
             stop = int(after[pauses[after - 1] == longest][-1])

@@ -76,9 +76,9 @@ def _silero_mask(samples: Samples, threshold: float) -> Mask:
     probability = _silero_probability(samples)
     is_certain = probability >= threshold
     is_certain |= probability < max(threshold - SILERO_HYSTERESIS, 0.01)
-    # Frames in between follow the last certain one before them; before any, they are silence.
-    last_certain = np.maximum.accumulate(np.where(is_certain, np.arange(len(probability)), -1))
-    return np.where(last_certain >= 0, probability[last_certain] >= threshold, False)
+    # Frames in between follow the last certain one before them; before any, the first frame, which is no speech then.
+    last_certain = np.maximum.accumulate(np.where(is_certain, np.arange(len(probability)), 0))
+    return probability[last_certain] >= threshold
 
 
 def _silero_probability(samples: Samples) -> npt.NDArray[np.float32]:

@@ -53,15 +53,11 @@ def test_what_was_cut_needs_no_more_cutting(window):
         assert cut_chunks(samples[start:end], [(0, end - start)], max_samples) == ((0, end - start),)
 
 
-@given(windows())
-def test_no_chunk_is_bridged_over_a_long_pause(window):
-    samples, speech, max_samples = window
-    if len(samples) <= max_samples:
-        return
-    chunks = cut_chunks(samples, speech, max_samples)
-    for (_, before), (after, _) in pairwise(speech):
-        if after - before > LONGEST_PAUSE:
-            assert not any(start < before and after < end for start, end in chunks)
+@pytest.mark.parametrize(("pause", "count"), [(LONGEST_PAUSE, 1), (LONGEST_PAUSE + 1, 2)])
+def test_a_long_pause_ends_a_chunk(pause, count):
+    second = 2 * SAMPLE_RATE_HZ + pause
+    speech = [(0, 2 * SAMPLE_RATE_HZ), (second, second + SAMPLE_RATE_HZ)]
+    assert len(cut_chunks(NOISE, speech, 30 * SAMPLE_RATE_HZ)) == count
 
 
 @given(st.integers(2 * SAMPLE_RATE_HZ, 100 * SAMPLE_RATE_HZ), st.integers(3 * SAMPLE_RATE_HZ, 40 * SAMPLE_RATE_HZ))
@@ -86,6 +82,17 @@ def test_a_cut_falls_on_the_longest_pause_of_the_last_third():
     speech = np.array([(0, 9), (9.2, 21), (21.4, 24), (25, 27), (27.1, 29), (29.2, 40)]) * SAMPLE_RATE_HZ
     chunks = cut_chunks(NOISE[: 40 * SAMPLE_RATE_HZ], [tuple(map(int, span)) for span in speech], 30 * SAMPLE_RATE_HZ)
     assert [(start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ) for start, end in chunks] == [(0, 24), (25, 40)]
+
+
+def test_a_cut_that_would_leave_a_sliver_is_passed_over():
+    speech = np.array([(0, 24), (24.1, 29), (29.5, 30.4)]) * SAMPLE_RATE_HZ
+    chunks = cut_chunks(NOISE[: 31 * SAMPLE_RATE_HZ], [tuple(map(int, span)) for span in speech], 30 * SAMPLE_RATE_HZ)
+    assert [(start / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ) for start, end in chunks] == [(0, 24), (24.1, 30.4)]
+
+
+def test_speech_that_just_fits_is_one_chunk():
+    speech = [(0, 10 * SAMPLE_RATE_HZ), (11 * SAMPLE_RATE_HZ, 30 * SAMPLE_RATE_HZ)]
+    assert cut_chunks(NOISE, speech, 30 * SAMPLE_RATE_HZ) == ((0, 30 * SAMPLE_RATE_HZ),)
 
 
 def test_unbroken_speech_is_cut_where_it_is_quietest():

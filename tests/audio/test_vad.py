@@ -112,6 +112,12 @@ def test_pauses_bursts_and_padding(mask, min_speech, min_silence, pad):
         assert spans[0][0] == max(0, (expected[0][0] - pad) * frame)
 
 
+def test_speech_goes_on_until_the_probability_is_well_below_the_threshold(monkeypatch):
+    probability = np.array([0.4, 0.5, 0.36, 0.49, 0.34, 0.4, 0.6], np.float32)
+    monkeypatch.setattr(vad, "_silero_probability", lambda samples: probability)
+    assert vad._silero_mask(np.zeros(0, np.int16), 0.5).tolist() == [False, True, True, True, False, False, True]
+
+
 def test_nothing_holds_no_speech():
     for mode in (*MODES, "none"):
         assert speech_spans(np.zeros(0, np.int16), ChunkConfig(vad=mode)) == ()

@@ -234,6 +234,13 @@ def test_a_hypothesis_without_segments_is_one_segment_on_the_recordings_clock():
     assert (spans, failure) == ((), None)
 
 
+def test_a_row_that_names_a_channel_names_it_in_its_segments():
+    shard = one_window(DecodedWindow(100.0, 110.0), [Hypothesis("Yes.")])
+    window = replace(shard.shard.windows[0], recording=Recording("r", "file:///r.wav", channel=1))
+    shard = replace(shard, shard=replace(shard.shard, windows=(window,)))
+    assert [segment.channel for segment in window_segments(0, shard)[0]] == [1]
+
+
 def test_silence_failure_and_gaps_between_segments_become_spans():
     inner = (Segment(7, 1.0, 4.0, "one"), Segment(9, 4.01, 9.0, "two"))
     outcomes = [Hypothesis("", stop_reason="silence"), Hypothesis("one two", segments=inner), LOST]
@@ -261,6 +268,8 @@ def test_a_lost_window_takes_what_its_neighbours_left():
     joined = join_windows([lost, last, first])
     expected = (Span(0.0, 57.0, "non_speech"), Span(57.0, 124.0, "failed"), Span(124.0, 180.0, "non_speech"))
     assert (joined.spans, joined.status) == (expected, "partial")
+    spoken = replace(last, spans=(), segments=(Segment(0, 124.0, 180.0, "Yes."),))
+    assert join_windows([lost, spoken, first]).spans == expected[:2]
 
 
 @pytest.mark.parametrize(
