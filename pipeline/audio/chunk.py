@@ -23,7 +23,8 @@ def cut_chunks(samples: Samples, speech: Sequence[Range], max_samples: int) -> t
     """Chunk bounds: sorted, disjoint, each at most `max_samples`, together covering every range of `speech`.
 
     Audio that fits one chunk stays whole. Otherwise neighbouring speech shares a chunk while it fits, and the cut falls
-    on the longest pause in the last third of what fits; unbroken speech is cut where it is quietest in that third.
+    on the longest pause in the last third of what fits; unbroken speech is cut where it is quietest in that third. A
+    pause over LONGEST_PAUSE always ends a chunk.
     `speech` is sorted and disjoint within [0, len(samples)). Raises ValueError when `max_samples` is not positive.
     """
     if max_samples < 1:
