@@ -47,10 +47,10 @@ def test_a_writer_killed_leaves_whole_objects_or_none(tmp_path: Path, moment: st
         process.kill()
     assert process.wait(30) == -signal.SIGKILL
     store = ObjectStore.open(str(root), StoreConfig())
-    assert list(root.glob("parts/.*.tmp")), "the kill came between two writes"
     listed = list(store.list(""))
     assert all(info.size_bytes == 30_000_000 for info in listed)
-    if moment != "while writing":
+    if moment != "while writing":  # that one may, on a busy machine, come between two writes
+        assert list(root.glob("parts/.*.tmp"))
         assert listed == []
     assert store.put_if_absent("parts/99", b"next")
 
