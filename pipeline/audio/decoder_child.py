@@ -1,6 +1,6 @@
 """The decoder process: takes away its own rights, then answers one request after another on its socket.
 
-Imports numpy, PyAV, soxr, libsndfile and nothing of the rest of the package beyond errors: it must start fast and hold no secrets.
+Imports numpy, PyAV, soxr, libsndfile, and of the package only what decodes: it must start fast and hold no secrets.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from importlib import import_module
 from typing import Any
 
 from pipeline.audio import wire
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> None:
     """Serve the socket with descriptor `arguments[0]` under `arguments[1]` bytes of address space, until its other end closes."""
     sock = socket.socket(fileno=int(arguments[0]))
     _give_up_rights(memory_bytes=int(arguments[1]))
-    from pipeline.audio import decode  # only now: the libraries load under the limits
+    decode = import_module("pipeline.audio.decode")  # only now: the libraries load under the limits
 
     while True:
         try:

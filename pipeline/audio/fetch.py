@@ -162,7 +162,11 @@ class Fetcher:
         if scheme not in self._filesystems:
             options = dict(self._source.storage_options)
             if scheme == "s3":
-                timeouts = {"connect_timeout": 5, "read_timeout": 30, "retries": {"mode": "standard", "max_attempts": 10}}
+                timeouts = {
+                    "connect_timeout": 5,
+                    "read_timeout": 30,
+                    "retries": {"mode": "standard", "max_attempts": 10},
+                }
                 options["config_kwargs"] = {**timeouts, **options.get("config_kwargs", {})}
             # Not shared: another user's listing cache could hide that an object has changed.
             self._filesystems[scheme] = fsspec.filesystem(
@@ -178,7 +182,9 @@ class Fetcher:
         if size == 0:
             raise AudioError("empty_file", "The object holds no bytes; upload it again.")
         if size > self._decode.max_object_bytes:
-            raise AudioError("object_too_large", f"The object holds {size} bytes; raise decode.max_object_bytes to accept it.")
+            raise AudioError(
+                "object_too_large", f"The object holds {size} bytes; raise decode.max_object_bytes to accept it."
+            )
 
 
 def _open_local(path: str) -> Blob:

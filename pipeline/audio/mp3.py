@@ -10,7 +10,7 @@ Frame headers: ISO/IEC 11172-3 §2.4.1.3, 13818-3. The Xing/Info/LAME tag: the L
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 ReadAt = Callable[[int, int], bytes]
@@ -90,13 +90,12 @@ def read_layout(read_at: ReadAt, size: int) -> Layout | None:
     end = _before_tags(read_at, size)
     tag = _parse_tag(data[: header.n_bytes], header)
     if tag is None:
-        return Layout(first, end, header, constant=_starts_constant(read_at, first, end, header))
+        return _judge(read_at, Layout(first, end, header))
     start = first + header.n_bytes
     inner = parse_header(read_at(start, 4)) or header  # the tag's own frame may claim another bit rate
     whole = tag.n_bytes is None or abs(tag.n_bytes - (end - first)) <= 2 * header.n_bytes
     plausible = tag.n_frames is not None and tag.n_frames * 24 <= end - start <= tag.n_frames * 2000
-    constant = _starts_constant(read_at, start, end, inner)
-    return Layout(start, end, inner, tag.skip, tag.pad, tag.n_frames if whole and plausible else None, constant)
+    return _judge(read_at, Layout(start, end, inner, tag.skip, tag.pad, tag.n_frames if whole and plausible else None))
 
 
 def count_samples(read_at: ReadAt, layout: Layout) -> int:
@@ -106,7 +105,8 @@ def count_samples(read_at: ReadAt, layout: Layout) -> int:
         n_frames = _constant_length(read_at, layout)
     if n_frames is None:
         n_frames = sum(1 for _ in walk(read_at, layout.first, layout.end, layout.header))
-    return max(0, n_frames * layout.header.n_samples - layout.skip - layout.pad)
+    pad = layout.pad if layout.n_frames is not None else 0  # a cut file has lost its padding
+    return max(0, n_frames * layout.header.n_samples - layout.skip - pad)
 
 
 def locate(read_at: ReadAt, layout: Layout, frame: int) -> int | None:
@@ -151,15 +151,19 @@ def _constant_length(read_at: ReadAt, layout: Layout) -> int | None:
     mean = _mean_bytes(layout)
     count = round((layout.end - layout.first) / mean)
     probe = max(0, count - 8)
-    found = _find_frame(read_at, max(layout.first, layout.first + int(probe * mean) - 3), layout.end, layout.header, within=8)
+    found = _find_frame(
+        read_at, max(layout.first, layout.first + int(probe * mean) - 3), layout.end, layout.header, within=8
+    )
     if found is None:
         return None
     return probe + sum(1 for _ in walk(read_at, found, layout.end, layout.header))
 
 
-def _starts_constant(read_at: ReadAt, first: int, end: int, header: Header) -> bool:
-    frames = islice(walk(read_at, first, end, header), 100)
-    return len({frame.kbps for _, frame in frames}) == 1
+def _judge(read_at: ReadAt, layout: Layout) -> Layout:
+    """The layout, marked constant where the first frames are alike and the last ones stand where arithmetic puts them."""
+    frames = islice(walk(read_at, layout.first, layout.end, layout.header), 100)
+    alike = len({frame.kbps for _, frame in frames}) == 1
+    return replace(layout, constant=alike and _constant_length(read_at, layout) is not None)
 
 
 def _find_frame(read_at: ReadAt, start: int, end: int, like: Header | None, within: int = 2**16) -> int | None:

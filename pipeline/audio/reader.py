@@ -4,16 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Any
 
+from pipeline.audio.fetch import Blob, Fetcher
+from pipeline.audio.sandbox import Decoder, SampleBuffer
+from pipeline.audio.uri_policy import resolve
 from pipeline.config import DecodeConfig, SourceConfig
-from pipeline.records import DecodedAudio, Probe, Recording
+from pipeline.errors import AudioError
+from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodeReport, Probe, Recording, Samples
+
+_BYTES_PER_S_AT_LEAST = 1000  # 8 kbit/s: how much audio an object of unknown length may hold
 
 
 class AudioReader:
-    """Reads recordings through one decoder process. One per worker; not for several threads at once."""
+    """Reads recordings through one decoder process. One per worker; not for several threads at once.
+
+    `roots`: folders and buckets that rows may point into where `source.roots` names none: the manifest's own folder.
+    The same call gives the same samples, bit for bit, in any process on the same kind of machine. Samples of [a, b) are those of
+    the whole recording from a to b: exactly for PCM and FLAC at 16 kHz, within a rounding step where they are resampled, within
+    the decoder's own tolerance for lossy codecs, and at the same place in time.
+    """
 
     def __init__(self, config: DecodeConfig, source: SourceConfig, roots: Sequence[str]) -> None:
-        self._config, self._source, self._roots = config, source, tuple(roots)
+        self._config, self._schemes = config, tuple(source.schemes)
+        self._roots = tuple(source.roots or roots)
+        self._fetcher = Fetcher(config, source)
+        self._decoder = Decoder(config.memory_bytes)
 
     def __enter__(self) -> AudioReader:
         return self
@@ -23,9 +39,37 @@ class AudioReader:
     ) -> None:
         self.close()
 
+    def close(self) -> None:
+        """End the decoder process."""
+        self._decoder.close()
+        self._fetcher.close()
+
+    @property
+    def decoder_pid(self) -> int | None:
+        """The decoder process now running, if any."""
+        return self._decoder.pid
+
     def probe(self, recording: Recording) -> Probe:
         """How long the recording is (from its offset on) and what it is made of. Raises AudioError."""
-        raise NotImplementedError
+        blob = self._open(recording, (None, None))
+        found = self._decoder.call({"op": "probe"}, blob, SampleBuffer(0, 0), self._deadline_s(_most_s(blob)))
+        duration_s = found["duration_s"]
+        if duration_s > self._config.max_audio_s:
+            raise AudioError(
+                "audio_too_long",
+                f"The object holds {duration_s:.0f} s of audio; raise decode.max_audio_s to accept it.",
+            )
+        if recording.offset_s > duration_s:
+            raise _past_end(recording, duration_s)
+        return Probe(
+            duration_s=duration_s - recording.offset_s,
+            size_bytes=blob.size,
+            etag=blob.etag,
+            container=found["container"],
+            codec=found["codec"],
+            rate_hz=found["rate_hz"],
+            channels=found["channels"],
+        )
 
     def read(
         self,
@@ -35,8 +79,57 @@ class AudioReader:
         *,
         expect: tuple[int | None, str | None] = (None, None),
     ) -> DecodedAudio:
-        """Samples of [start_s, end_s) counted from the recording's start. Raises AudioError."""
-        raise NotImplementedError
+        """Samples of [start_s, end_s) counted from the recording's start; `end_s` None: to the end of the audio.
 
-    def close(self) -> None:
-        """End the decoder process."""
+        Fewer samples come where the audio ends before; none (and the warning `no_samples`) where it ends before `start_s`.
+        `expect`: size and etag of the object when it was planned. Raises AudioError.
+        """
+        blob = self._open(recording, expect)
+        fetched_before = 0 if blob.ranges is None else blob.fetched_bytes
+        offset = round(recording.offset_s * SAMPLE_RATE_HZ)
+        limit = round(self._config.max_audio_s * SAMPLE_RATE_HZ)
+        start = offset + round(start_s * SAMPLE_RATE_HZ)
+        end = None if end_s is None else offset + round(end_s * SAMPLE_RATE_HZ)
+        planned = None if end is None else max(0, end - start)
+        if planned is not None and planned > limit:
+            raise AudioError(
+                "audio_too_long", "The stretch is longer than decode.max_audio_s; cut it or raise the limit."
+            )
+        buffer = SampleBuffer(limit, planned)
+        request = {"op": "read", "start": start, "end": end, "limit": limit, "channel": recording.channel}
+        audio_s = _most_s(blob) if planned is None else planned / SAMPLE_RATE_HZ
+        found = self._decoder.call(request, blob, buffer, self._deadline_s(audio_s))
+        samples, header_s = buffer.samples(), found.pop("header_s", None)
+        if not len(samples) and header_s and recording.offset_s > header_s:
+            raise _past_end(recording, header_s)
+        found["expected_s"] = _expected_s(planned, header_s, start, samples)
+        return DecodedAudio(samples, start_s, _report(found, samples, blob.fetched_bytes - fetched_before))
+
+    def _open(self, recording: Recording, expect: tuple[int | None, str | None]) -> Blob:
+        location = resolve(recording.uri, self._roots, self._schemes)
+        return self._fetcher.open(location, expect)
+
+    def _deadline_s(self, audio_s: float) -> float:
+        return self._config.timeout_s + self._config.timeout_per_audio_s * min(audio_s, self._config.max_audio_s)
+
+
+def _most_s(blob: Blob) -> float:
+    return blob.size / _BYTES_PER_S_AT_LEAST
+
+
+def _expected_s(planned: int | None, header_s: float | None, start: int, samples: Samples) -> float:
+    if planned is not None:
+        return planned / SAMPLE_RATE_HZ
+    return len(samples) / SAMPLE_RATE_HZ if header_s is None else max(0.0, header_s - start / SAMPLE_RATE_HZ)
+
+
+def _report(found: dict[str, Any], samples: Samples, fetched_bytes: int) -> DecodeReport:
+    warnings = tuple(found.pop("warnings", ()))
+    return DecodeReport(
+        **found, decoded_s=len(samples) / SAMPLE_RATE_HZ, fetched_bytes=fetched_bytes, warnings=warnings
+    )
+
+
+def _past_end(recording: Recording, duration_s: float) -> AudioError:
+    message = f"The row's offset {recording.offset_s} s lies behind the end of the audio at {duration_s:.2f} s; correct the row."
+    return AudioError("offset_past_end", message)

@@ -43,7 +43,7 @@ class SampleBuffer:
             grown = np.empty(min(max(2 * len(self._data), self._filled + count), self._limit), np.int16)
             grown[: self._filled] = self._data[: self._filled]
             self._data = grown
-        wire.receive_into(sock, memoryview(self._data[self._filled : self._filled + count]).cast("B"))
+        wire.receive_into(sock, self._data[self._filled : self._filled + count].view(np.uint8).data)
         self._filled += count
 
     def clear(self) -> None:
@@ -81,9 +81,13 @@ class Decoder:
             outcome = self._converse(sock, blob, buffer, deadline)
         except TimeoutError:
             self.close()
-            raise AudioError("decode_timeout", f"The decoder took longer than {deadline_s:.0f} s and was ended.") from None
+            raise AudioError(
+                "decode_timeout", f"The decoder took longer than {deadline_s:.0f} s and was ended."
+            ) from None
         except (wire.WireError, OSError):
-            raise AudioError("decoder_crashed", f"The decoder process died ({self._bury()}) while reading this object.") from None
+            raise AudioError(
+                "decoder_crashed", f"The decoder process died ({self._bury()}) while reading this object."
+            ) from None
         except BaseException:
             self.close()  # half a conversation is left in the socket
             raise
@@ -109,7 +113,9 @@ class Decoder:
                 self._bury()  # it died since the last call: that was not this object's doing
         raise AudioError("decoder_crashed", "The decoder process cannot be started; see its limits under decode.")
 
-    def _converse(self, sock: socket.socket, blob: Blob, buffer: SampleBuffer, deadline: float) -> dict[str, Any] | AudioError:
+    def _converse(
+        self, sock: socket.socket, blob: Blob, buffer: SampleBuffer, deadline: float
+    ) -> dict[str, Any] | AudioError:
         while True:
             left = deadline - time.monotonic()
             if left <= 0:
@@ -140,7 +146,14 @@ class Decoder:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-P", "-m", "pipeline.audio.decoder_child", str(theirs.fileno()), str(self._memory_bytes)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pipeline.audio.decoder_child",
+            str(theirs.fileno()),
+            str(self._memory_bytes),
+        ]
         with theirs:
             self._process = subprocess.Popen(
                 command,
@@ -187,5 +200,5 @@ def _clean_environment() -> dict[str, str]:
 
 
 def _reported(failure: Mapping[str, Any]) -> AudioError:
-    code = failure["code"] if failure["code"] in get_args(AudioCode) else "decode_error"
+    code: AudioCode = failure["code"] if failure["code"] in get_args(AudioCode) else "decode_error"
     return AudioError(code, str(failure["message"])[:500])

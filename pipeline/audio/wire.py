@@ -1,7 +1,7 @@
 """The messages between a reader and its decoder process: a kind, a length, bytes. Knows nothing of audio.
 
-    parent ─► child   REQUEST (json, with or without a file descriptor), BYTES (the answer to a RANGE)
-    child ─► parent   RANGE (offset, length), PCM (int16 samples), RESTART (forget the samples), DONE / FAILED (json)
+parent ─► child   REQUEST (json, with or without a file descriptor), BYTES (the answer to a RANGE)
+child ─► parent   RANGE (offset, length), PCM (int16 samples), RESTART (forget the samples), DONE / FAILED (json)
 """
 
 from __future__ import annotations

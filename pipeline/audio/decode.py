@@ -1,0 +1,179 @@
+"""What the decoder process does with a request: measure a recording, or decode a stretch of it.
+
+Sample numbers in requests count 16 kHz samples from the object's start. libsndfile reads plain PCM and FLAC where its account
+of the file agrees with libavformat's; libavcodec reads everything else, and whatever libsndfile stumbles over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline.audio import length, mp3, pcm
+from pipeline.audio.container import Media, Source, open_media
+from pipeline.audio.resample import Mixer, Resampler
+from pipeline.audio.timeline import Block, Timeline
+from pipeline.errors import AudioError
+from pipeline.records import SAMPLE_RATE_HZ, Samples
+
+_LEAD_SAMPLES = SAMPLE_RATE_HZ // 10  # the resampler's filter reaches less far
+_MP3_ENTRY_S = 5  # nearer to the start, decoding from there is simpler
+_MP3_LEAD_S = 1.0  # frames that fill the bit reservoir
+
+Blocks = Callable[[int], Iterator[Block]]  # from a whole second on
+
+
+class Output(Protocol):
+    """Where samples go."""
+
+    def write(self, pcm: memoryview) -> None:
+        """Take int16 samples, as bytes."""
+
+    def restart(self) -> None:
+        """Forget the samples taken so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """The samples that were asked for. `limit`: the most the reader takes; to pass it means an endless recording."""
+
+    start: int
+    end: int | None
+    limit: int
+    channel: int | None
+
+
+def answer(request: dict[str, Any], source: Source, output: Output) -> dict[str, Any]:
+    """Do what `request` says and return the report. Raises AudioError."""
+    if request["op"] == "probe":
+        return length.measure(source)
+    stretch = Stretch(request["start"], request["end"], request["limit"], request["channel"])
+    try:
+        media = open_media(source)
+    except AudioError as error:
+        if error.code == "bad_header" and pcm.is_empty(source):
+            return {"decoder": "libsndfile", "container": "wav", "warnings": ["no_samples"]}
+        raise
+    try:
+        return _read(source, media, stretch, output)
+    finally:
+        media.close()
+
+
+def _read(source: Source, media: Media, stretch: Stretch, output: Output) -> dict[str, Any]:
+    known_s = length.header_s(media)
+    if stretch.end is None and known_s and known_s * SAMPLE_RATE_HZ - stretch.start > stretch.limit:
+        raise _too_long()
+    report: dict[str, Any] = {
+        "container": media.format,
+        "codec": media.codec,
+        "source_rate_hz": media.rate_hz,
+        "source_channels": media.channels,
+        "header_s": known_s,
+    }
+    plain = pcm.open_agreed(source, media)
+    if plain is not None:
+        with plain:
+            try:
+                warnings = _decode_audibly(lambda second: pcm.blocks(plain, second * media.rate_hz), stretch, output)
+                return {**report, "decoder": "libsndfile", "warnings": warnings}
+            except pcm.Stumbled:
+                output.restart()
+    timelines: list[Timeline] = []
+
+    def blocks(second: int) -> Iterator[Block]:
+        timelines.append(_timeline(source, media, second))
+        return timelines[-1].blocks()
+
+    try:
+        warnings = _decode_audibly(blocks, stretch, output)
+    finally:
+        for timeline in timelines:
+            timeline.close()
+    notes = timelines[-1].notes
+    if "no_samples" in warnings and notes.decode_errors and not stretch.start:
+        raise AudioError(
+            "decode_error", f"Not one of {notes.decode_errors} packets could be decoded; upload the object again."
+        )
+    return {**report, "decoder": "pyav", "warnings": warnings + notes.warnings()}
+
+
+def _decode_audibly(blocks: Blocks, stretch: Stretch, output: Output) -> list[str]:
+    """Decode the mix, or the loudest channel where the channels cancel each other; the warnings."""
+    sent, loudest = _decode(blocks, stretch, output)
+    if loudest is None:
+        return [] if sent else ["no_samples"]
+    output.restart()
+    _decode(blocks, Stretch(stretch.start, stretch.end, stretch.limit, loudest), output)
+    return ["antiphase"]
+
+
+def _decode(blocks: Blocks, stretch: Stretch, output: Output) -> tuple[int, int | None]:
+    """Samples sent, and the channel to take instead if the mix cancels."""
+    second = max(0, stretch.start - _LEAD_SAMPLES) // SAMPLE_RATE_HZ
+    mixer, sink = Mixer(stretch.channel), _Sink(stretch, second * SAMPLE_RATE_HZ, output)
+    resampler, rate = None, 0
+    for block_rate, planes in blocks(second):
+        if resampler is None or block_rate != rate:
+            if resampler is not None:
+                sink.write(resampler.finish())
+            resampler, rate = Resampler(block_rate), block_rate
+        sink.write(resampler.feed(mixer.mix(planes)))
+        if sink.full:
+            break
+    else:
+        if resampler is not None:
+            sink.write(resampler.finish())
+    return sink.sent, mixer.cancelled()
+
+
+class _Sink:
+    """Lets through the samples of the stretch."""
+
+    def __init__(self, stretch: Stretch, position: int, output: Output) -> None:
+        self._stretch, self._position, self._output = stretch, position, output
+        self.sent = 0
+
+    @property
+    def full(self) -> bool:
+        return self._stretch.end is not None and self._position >= self._stretch.end
+
+    def write(self, samples: Samples) -> None:
+        start = max(0, self._stretch.start - self._position)
+        end = len(samples) if self._stretch.end is None else max(0, self._stretch.end - self._position)
+        self._position += len(samples)
+        wanted = samples[start:end]
+        if self.sent + len(wanted) > self._stretch.limit:
+            raise _too_long()
+        if len(wanted):
+            self._output.write(wanted.view(np.uint8).data)
+            self.sent += len(wanted)
+
+
+def _timeline(source: Source, media: Media, second: int) -> Timeline:
+    want = second * media.rate_hz
+    if media.format == "mp3" and second >= _MP3_ENTRY_S and (layout := mp3.read_layout(source.pread, source.size)):
+        return _mp3_timeline(source, layout, want)
+    return Timeline(lambda: open_media(source), want)
+
+
+def _mp3_timeline(source: Source, layout: mp3.Layout, want: int) -> Timeline:
+    """Enter an mp3 at a frame whose number is known."""
+    frame_samples = layout.header.n_samples
+    frame = max(0, want + layout.skip - int(_MP3_LEAD_S * layout.header.rate_hz)) // frame_samples
+    offset = mp3.locate(source.pread, layout, frame)
+    stop = mp3.count_samples(source.pread, layout) if layout.n_frames is not None else None
+    if offset is None:  # behind the end
+        offset, stop = layout.first, 0
+    return Timeline(
+        lambda: open_media(source, offset, "mp3"), want, entry=frame * frame_samples - layout.skip, stop=stop
+    )
+
+
+def _too_long() -> AudioError:
+    return AudioError(
+        "audio_too_long", "The object holds more audio than decode.max_audio_s allows; raise it or cut the object."
+    )
