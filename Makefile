@@ -14,11 +14,11 @@ help:  ## list these commands
 setup: $(VENV)/.dev  ## install everything that tests and checks need into .venv
 
 demo: $(VENV)/.demo archive  ## transcribe the demo archive with Ray on this machine, and print the report
-	PATH="$(abspath $(BIN)):$$PATH" demos/run.sh
+	@$(BIN)/python demos/run.py
 
 demo-s3: $(VENV)/.dev archive  ## the same from and to a local S3 server
-	PATH="$(abspath $(BIN)):$$PATH" PYTHONPATH=tests $(BIN)/python demos/with_s3.py \
-		demos/run.sh manifest=s3://quarry/archive/manifest.jsonl output=s3://quarry/out
+	@PYTHONPATH=tests $(BIN)/python demos/with_s3.py $(BIN)/python demos/run.py \
+		manifest=s3://quarry/archive/manifest.jsonl output=s3://quarry/out
 
 archive: $(VENV)/.demo  ## make the demo archive (demo/archive) from the speech in demos/speech
 	@$(BIN)/python demos/make_archive.py

@@ -22,7 +22,7 @@ BUCKET = "quarry"
 def main(command: list[str]) -> int:
     """Start, fill, run, stop; returns the command's exit code."""
     if not command:
-        print("with_s3.py needs a command to run; example: with_s3.py demos/run.sh", file=sys.stderr)
+        print("with_s3.py needs a command to run; example: with_s3.py python demos/run.py", file=sys.stderr)
         return 2
     folder = DEMO / "s3"
     folder.mkdir(parents=True, exist_ok=True)
