@@ -9,6 +9,7 @@ that is exploded and gathered again can be half done; 1 → 1 → 1 may be retri
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,38 +85,45 @@ def _receipts(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt]:
 
     runtime = assignment.config.runtime
     decode_workers = runtime.decode_workers or free_cpus(cluster_cpus(), runtime.engine_workers * runtime.engine_cpus)
-    # Finite, or a shard that kills its worker is tried for ever; restarts themselves may go on, machines do vanish.
-    retries: dict[str, Any] = {"max_restarts": -1, "max_task_retries": runtime.task_retries}
-    fn: dict[str, Any] = {"fn_constructor_args": (assignment,), "batch_format": "pyarrow", "zero_copy_batch": True}
-    dataset = (
-        ray.data.from_arrow([todo.slice(row, 1) for row in range(todo.num_rows)])
-        .map_batches(
-            DecodePool,
-            batch_size=1,
-            compute=ActorPoolStrategy(size=min(decode_workers, todo.num_rows), max_tasks_in_flight_per_actor=2),
-            num_cpus=_DECODE_CPUS,
-            **fn,
-            **retries,
+    stage: dict[str, Any] = {
+        "fn_constructor_args": (assignment,),
+        "batch_format": "pyarrow",
+        "zero_copy_batch": True,
+        # Finite, or a shard that kills its worker is tried for ever; restarts themselves may go on, machines do vanish.
+        "max_task_retries": runtime.task_retries,
+        "max_restarts": -1,
+    }
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates passing actor options here and has no other way to bound task retries yet; pyproject.toml
+        # keeps below the release that drops it.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        dataset = (
+            ray.data.from_arrow([todo.slice(row, 1) for row in range(todo.num_rows)])
+            .map_batches(
+                DecodePool,
+                batch_size=1,
+                compute=ActorPoolStrategy(size=min(decode_workers, todo.num_rows), max_tasks_in_flight_per_actor=2),
+                num_cpus=_DECODE_CPUS,
+                **stage,
+            )
+            .map_batches(
+                EnginePool,
+                # Accelerator stages need an integer, and a row is a whole shard: it forms its own batches inside.
+                batch_size=assignment.config.batch.shards_per_call,
+                # Two calls at once, truly parallel: one computes while the next is unpacked.
+                compute=ActorPoolStrategy(
+                    size=runtime.engine_workers,
+                    max_concurrent_calls_per_actor=runtime.concurrent_calls,
+                    enable_true_multi_threading=True,
+                ),
+                num_cpus=runtime.engine_cpus,
+                num_gpus=runtime.engine_gpus or None,
+                **stage,
+            )
+            .map_batches(
+                PublishPool, batch_size=1, compute=ActorPoolStrategy(size=1), num_cpus=_PUBLISH_CPUS, **stage
+            )
         )
-        .map_batches(
-            EnginePool,
-            # Accelerator stages need an integer, and a row is a whole shard: it forms its own batches inside.
-            batch_size=assignment.config.batch.shards_per_call,
-            # Two calls at once, truly parallel: one computes while the next is unpacked (99 % busy, against 67 % by default).
-            compute=ActorPoolStrategy(
-                size=runtime.engine_workers,
-                max_concurrent_calls_per_actor=runtime.concurrent_calls,
-                enable_true_multi_threading=True,
-            ),
-            num_cpus=runtime.engine_cpus,
-            num_gpus=runtime.engine_gpus or None,
-            **fn,
-            **retries,
-        )
-        .map_batches(
-            PublishPool, batch_size=1, compute=ActorPoolStrategy(size=1), num_cpus=_PUBLISH_CPUS, **fn, **retries
-        )
-    )
     for row in dataset.iter_rows():
         yield receipt_of(row)
 

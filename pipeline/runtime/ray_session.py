@@ -17,7 +17,6 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
 
     Raises RunError when there is no cluster to join.
     """
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # ours is one line; Ray's repaint a batch log
     os.environ.setdefault(
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
     )  # an engine on 0 GPUs keeps its CUDA_VISIBLE_DEVICES
@@ -32,14 +31,18 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
             # RAY_ADDRESS is ignored on purpose: "local" in the config means here.
             # Token auth (on by default since 2.59) guards ports that a one-machine Ray binds to loopback anyway.
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-            ray.init(
-                address="local",
-                num_cpus=runtime.num_cpus,
-                object_store_memory=runtime.object_store_bytes,
-                include_dashboard=False,  # half the start-up time and 300 MB
-                log_to_driver=False,  # workers log to files; what matters comes back as rows
-                logging_level=logging.ERROR,
-            )
+            # Ray prints an error line per pool about constructor arguments that outlive their owner (ray#53727); here
+            # the owner is this process, which outlives the pools.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            with _muted_stderr():  # the core announces that it took the level
+                ray.init(
+                    address="local",
+                    num_cpus=runtime.num_cpus,
+                    object_store_memory=runtime.object_store_bytes,
+                    include_dashboard=False,  # half the start-up time and 300 MB
+                    log_to_driver=False,  # workers log to files; what matters comes back as rows
+                    logging_level=logging.ERROR,
+                )
         else:
             ray.init(address=runtime.address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -54,11 +57,25 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Nothing on file descriptor 2, where C++ prints; exceptions are raised as ever."""
+    saved = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
 def _tune(runtime: RuntimeConfig) -> None:
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    context.enable_progress_bars = False
+    context.enable_progress_bars = False  # ours is one line; Ray's repaint a batch log
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that there are none
     context.print_on_execution_start = False
     # One poison block must not end the run. Safe only because plan − parts is checked when the pass is over:
     # a dropped block is a shard without a part.

@@ -38,7 +38,7 @@ class Decoder:
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         config = assignment.config
-        self._plan = ShardReader(ObjectStore.open(assignment.run_uri, config.store))
+        self._plan = ShardReader(ObjectStore(assignment.run_uri, config.store))
         self._reader = AudioReader(config.decode, config.source, assignment.roots)
 
     def decode(self, shard_id: str, plan_key: str, row_group: int) -> DecodedShard:
@@ -81,7 +81,7 @@ class Publisher:
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
-        self._store = ObjectStore.open(assignment.run_uri, assignment.config.store)
+        self._store = ObjectStore(assignment.run_uri, assignment.config.store)
 
     def publish(self, shard: TranscribedShard) -> Receipt:
         """Put the shard's part."""
