@@ -73,7 +73,14 @@ def digest(uri: str, config: SourceConfig) -> str:
 
 def _knock(uri: str, config: SourceConfig) -> None:
     file_system, path = _file_system(uri, config, _BRISK)
-    if file_system.info(path)["type"] == "directory":
+    try:
+        kind = file_system.info(path)["type"]
+    except OSError as error:
+        # A plain one is an answer such as 503: somebody is there, and the patient client asks again.
+        if type(error) is not OSError:
+            raise
+        return
+    if kind == "directory":
         raise ManifestError(f"The manifest {uri} is a folder; name the file in it.")
 
 
