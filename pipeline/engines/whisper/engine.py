@@ -203,8 +203,9 @@ class Whisper:
             encoded,
             prompts,
             beam_size=self._options.beam_size,
-            # ctranslate2 stops at half of max_length, or at max_length less the prompt: this makes it `new` either way.
-            max_length=max(2 * new, prompt + new),
+            # ctranslate2 stops at half of max_length, or when prompt and text reach it (the prompt's last token is
+            # counted as text): this makes it `new` either way.
+            max_length=max(2 * new, prompt - 1 + new),
             suppress_tokens=self._suppressed,
             return_scores=True,
             return_no_speech_prob=True,
