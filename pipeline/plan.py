@@ -159,10 +159,9 @@ def _shard_starts(lengths_s: _Floats, config: PlanConfig) -> _Ints:
 def _blocks(starts: _Ints, windows: int) -> Iterator[tuple[int, _Ints]]:
     """Whole shards, about _BLOCK_WINDOWS windows at a time: the first shard's number, and the shards' edges."""
     edges = np.append(starts, windows)
-    firsts = np.unique(np.searchsorted(starts, np.arange(0, windows, _BLOCK_WINDOWS)))
-    for first, stop in zip(firsts, np.append(firsts[1:], len(starts)), strict=True):
-        if first < stop:
-            yield int(first), edges[first : stop + 1]
+    firsts = np.searchsorted(starts, np.arange(0, windows, _BLOCK_WINDOWS))
+    for first, stop in pairwise(np.unique(np.append(firsts, len(starts)))):
+        yield int(first), edges[first : stop + 1]
 
 
 def _windows(columns: pa.Table, rows: _Ints, counts: _Ints, nth: _Ints) -> pa.Table:
@@ -173,8 +172,8 @@ def _windows(columns: pa.Table, rows: _Ints, counts: _Ints, nth: _Ints) -> pa.Ta
         "duration_s": pa.array(duration_s, mask=duration_s == 0),
         "window_index": pa.array(nth, pa.int32()),
         "window_count": pa.array(counts, pa.int32()),
-        "start_s": pa.array(duration_s * nth / counts),
-        "end_s": pa.array(duration_s * (nth + 1) / counts),
+        "start_s": pa.array(duration_s * (nth / counts)),
+        "end_s": pa.array(duration_s * ((nth + 1) / counts)),  # of the last: the duration itself
     }
     table = table.drop_columns("duration_s")
     for name in {"size_bytes", "etag"} - set(table.column_names):
