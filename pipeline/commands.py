@@ -69,6 +69,8 @@ def run(config: RunConfig, settings: str) -> int:
 
     outcome = execute(prepare(config, _print_probe), lambda line: print(line, file=sys.stderr))
     if outcome.snapshot is None:
+        for shard in outcome.reasons:
+            print(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}", file=sys.stderr)
         print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
         return outcome.exit_code
     if not outcome.done_now:

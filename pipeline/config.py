@@ -268,9 +268,8 @@ def _closest(where: str) -> str:
 def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
     found: list[str] = []
     for name, info in model.model_fields.items():
+        found.append(prefix + name)
         inner = info.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             found += _names(inner, f"{prefix}{name}.")
-        else:
-            found.append(prefix + name)
     return found

@@ -6,6 +6,7 @@ one that has changed is refused.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
@@ -65,7 +66,9 @@ def run_id(config: RunConfig) -> str:
 
 def run_uri(config: RunConfig) -> str:
     """The folder of the run inside the output."""
-    return f"{config.output.rstrip('/')}/{run_id(config)}"
+    # Workers run in folders of their own, so a local path must not depend on where the command was typed.
+    output = config.output if "://" in config.output else os.path.abspath(config.output)
+    return f"{output.rstrip('/')}/{run_id(config)}"
 
 
 def open_ledger(config: RunConfig) -> Ledger:
@@ -124,11 +127,6 @@ def _check_same_run(first: PlanPart, config: RunConfig) -> None:
             f"The run {run_id(config)} was begun with schema version {first.schema_version}, this Quarry writes "
             f"{SCHEMA_VERSION}; give this run another `name`."
         )
-    if first.manifest != config.manifest:
-        raise DriftError(
-            f"The run {run_id(config)} was made from the manifest {first.manifest}, not {config.manifest}; "
-            "give this run another `name` or `output`."
-        )
 
 
 def _only_new(rows: pa.Table, ledger: Ledger, config: RunConfig) -> pa.Table:
@@ -139,6 +137,11 @@ def _only_new(rows: pa.Table, ledger: Ledger, config: RunConfig) -> pa.Table:
         raise DriftError(
             f"The manifest {config.manifest} has changed rows that run {run_id(config)} has planned (such as {shown}); "
             "restore them, or give this run another `name`."
+        )
+    if split_new(planned, rows["id"]).num_rows:
+        raise DriftError(
+            f"The manifest {config.manifest} lacks rows that run {run_id(config)} has planned; "
+            "if it is another archive, give this run another `name`, else restore them."
         )
     return split_new(rows, planned["id"])
 

@@ -308,3 +308,12 @@ class Receipt:
     engine_s: float
     wait_s: float
     padded_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What comes back instead of a receipt when a shard could not be finished: it has no part, so a rerun tries it again."""
+
+    shard_id: str
+    stage: str
+    message: str

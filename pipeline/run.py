@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.prepare import Run, write_plan
-from pipeline.records import Receipt
+from pipeline.records import Receipt, Undone
 from pipeline.runtime.progress import ProgressLine
 from pipeline.runtime.workers import Assignment
 from pipeline.store.ledger import Session
 from pipeline.store.snapshot import Snapshot, finalize
 
 RUNTIMES = {"ray": "pipeline.runtime.ray_flow", "local": "pipeline.runtime.local_flow"}
+_REASONS_KEPT = 5
 _VERSIONS_OF = ("quarry-asr", "ray", "pyarrow", "numpy", "av", "soxr", "faster-whisper", "ctranslate2", "onnxruntime")
 
 
@@ -33,6 +34,7 @@ class Outcome:
     done_now: int
     left: int  # shards without a part when the pass was over
     snapshot: Snapshot | None  # None while shards are left
+    reasons: tuple[Undone, ...] = ()  # why, for the first few of them
 
     @property
     def exit_code(self) -> int:
@@ -46,36 +48,45 @@ def execute(run: Run, say: Callable[[str], None] = lambda line: None) -> Outcome
     """Write the plan if it is new, run what is not done, finalize when all is. Raises RunError."""
     write_plan(run)
     entries, todo = run.ledger.entries(), run.ledger.todo()
+    reasons: tuple[Undone, ...] = ()
     done_before = entries.num_rows - todo.num_rows
     if todo.num_rows:
         hours = pc.sum(todo["audio_s"]).as_py() / 3600
         say(f"{todo.num_rows} of {entries.num_rows} shards to do, {hours:.2f} h of audio.")
-        _pass(run, todo)
+        reasons = _pass(run, todo)
         todo = run.ledger.todo()
     snapshot = None if todo.num_rows else finalize(run.ledger, run.config, run.identity)
-    return Outcome(run, done_before, entries.num_rows - done_before - todo.num_rows, todo.num_rows, snapshot)
+    done_now = entries.num_rows - done_before - todo.num_rows
+    return Outcome(run, done_before, done_now, todo.num_rows, snapshot, reasons)
 
 
-def receipts(run: Run, todo: pa.Table) -> Iterator[Receipt]:
-    """Run some entries of the ledger on the configured runtime; a receipt for each shard as it is published."""
+def receipts(run: Run, todo: pa.Table) -> Iterator[Receipt | Undone]:
+    """Run some entries of the ledger on the configured runtime; a receipt for each shard as it is published.
+
+    Raises EngineDead in one process; on Ray the engine's actor is replaced.
+    """
     assignment = Assignment(run.config, run.identity, run.uri, run.roots, run.spec.max_chunk_s)
     flow = import_module(RUNTIMES[run.config.runtime.kind])
     yield from flow.run_shards(todo, assignment)
 
 
-def _pass(run: Run, todo: pa.Table) -> None:
-    """One pass over the shards to do; the session is recorded even when it is cut short."""
+def _pass(run: Run, todo: pa.Table) -> tuple[Undone, ...]:
+    """One pass over the shards to do; the session is recorded even when it is cut short. Returns some that failed."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     line = ProgressLine(todo.num_rows, pc.sum(todo["audio_s"]).as_py())
     first_commit_s = 0.0
+    reasons: list[Undone] = []
     try:
         for receipt in receipts(run, todo):
             first_commit_s = first_commit_s or line.elapsed_s
             line.add(receipt)
+            if isinstance(receipt, Undone) and len(reasons) < _REASONS_KEPT:
+                reasons.append(receipt)
     finally:
         line.close()
         if line.tally.shards:
             run.ledger.add_session(_session(run, started_at, line, first_commit_s))
+    return tuple(reasons)
 
 
 def _session(run: Run, started_at: str, line: ProgressLine, first_commit_s: float) -> Session:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
-from pipeline.records import Receipt
+from pipeline.records import Receipt, Undone
 
 _LOG_EVERY_S = 10.0
 _PAINT_EVERY_S = 0.2
@@ -24,9 +24,12 @@ class Tally:
     audio_s: float = 0.0
     engine_s: float = 0.0
     wait_s: float = 0.0
+    undone: int = 0
 
-    def plus(self, receipt: Receipt) -> Tally:
+    def plus(self, receipt: Receipt | Undone) -> Tally:
         """With one more shard."""
+        if isinstance(receipt, Undone):
+            return replace(self, undone=self.undone + 1)
         return Tally(
             self.shards + 1,
             self.rows + receipt.rows,
@@ -35,6 +38,7 @@ class Tally:
             self.audio_s + receipt.audio_s,
             self.engine_s + receipt.engine_s,
             self.wait_s + receipt.wait_s,
+            self.undone,
         )
 
 
@@ -53,7 +57,7 @@ class ProgressLine:
         """Seconds since the pass began."""
         return time.monotonic() - self._began
 
-    def add(self, receipt: Receipt) -> None:
+    def add(self, receipt: Receipt | Undone) -> None:
         """Count a shard and print when it is time."""
         self.tally = self.tally.plus(receipt)
         now = time.monotonic()
@@ -88,6 +92,8 @@ def progress_text(tally: Tally, shards: int, audio_s: float, elapsed_s: float) -
         parts.append(f"{tally.partial} partial")
     if tally.failed:
         parts.append(f"{tally.failed} failed")
+    if tally.undone:
+        parts.append(f"{tally.undone} shards not done")
     if 0 < tally.audio_s < audio_s and tally.shards < shards:
         parts.append(f"{clock((audio_s - tally.audio_s) * elapsed_s / tally.audio_s)} left")
     return " · ".join(parts)

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.errors import EngineDead
-from pipeline.records import Receipt
+from pipeline.records import DecodedShard, Receipt, Undone
 from pipeline.runtime.ray_session import cluster_cpus, ray_session
 from pipeline.runtime.rows import (
     decoded_of,
@@ -53,13 +53,14 @@ class EnginePool:
 
     def __call__(self, shards: pa.Table) -> pa.Table:
         """Decoded shards in, as many transcribed shards out."""
-        decoded = [decoded_of(shards.slice(position, 1)) for position in range(shards.num_rows)]
+        arrived = [decoded_of(shards.slice(position, 1)) for position in range(shards.num_rows)]
+        passed_on = [shard for shard in arrived if isinstance(shard, Undone)]
         try:
-            done = self._transcriber.transcribe(decoded)
+            done = self._transcriber.transcribe([shard for shard in arrived if isinstance(shard, DecodedShard)])
         except EngineDead:
             # Raising would send the shard back to the same dead engine, for ever (ray#60145): a new process gets a new one.
             os._exit(1)
-        return pa.concat_tables([transcribed_to_table(shard) for shard in done])
+        return pa.concat_tables([transcribed_to_table(shard) for shard in [*passed_on, *done]])
 
 
 class PublishPool:
@@ -70,16 +71,17 @@ class PublishPool:
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         """One transcribed shard in, one receipt out."""
-        return receipt_to_table(self._publisher.publish(transcribed_of(shard)))
+        arrived = transcribed_of(shard)
+        return receipt_to_table(arrived if isinstance(arrived, Undone) else self._publisher.publish(arrived))
 
 
-def run_shards(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt]:
+def run_shards(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Undone]:
     """Decode, transcribe and publish every entry of `todo` on Ray; a receipt for each as it is done."""
     with ray_session(assignment.config.runtime):
         yield from _receipts(todo, assignment)
 
 
-def _receipts(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt]:
+def _receipts(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Undone]:
     import ray.data
     from ray.data import ActorPoolStrategy
 
@@ -120,12 +122,13 @@ def _receipts(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt]:
                 num_gpus=runtime.engine_gpus or None,
                 **stage,
             )
-            .map_batches(
-                PublishPool, batch_size=1, compute=ActorPoolStrategy(size=1), num_cpus=_PUBLISH_CPUS, **stage
-            )
+            .map_batches(PublishPool, batch_size=1, compute=ActorPoolStrategy(size=1), num_cpus=_PUBLISH_CPUS, **stage)
         )
-    for row in dataset.iter_rows():
-        yield receipt_of(row)
+    with warnings.catch_warnings():
+        # It counts a pool's inputs before they have come and finds the pool too large.
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
+        for row in dataset.iter_rows():
+            yield receipt_of(row)
 
 
 def free_cpus(cpus: float, booked: float) -> int:

@@ -17,34 +17,20 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
 
     Raises RunError when there is no cluster to join.
     """
-    os.environ.setdefault(
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
-    )  # an engine on 0 GPUs keeps its CUDA_VISIBLE_DEVICES
+    # Without it Ray hides every GPU from an actor that books none, also where the user shares one by hand.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():
         _tune(runtime)
         yield
         return
+    # Ray prints an error line per pool about constructor arguments that outlive their owner (ray#53727); here the owner is
+    # this process, which outlives the pools.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        if runtime.address == "local":
-            # RAY_ADDRESS is ignored on purpose: "local" in the config means here.
-            # Token auth (on by default since 2.59) guards ports that a one-machine Ray binds to loopback anyway.
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-            # Ray prints an error line per pool about constructor arguments that outlive their owner (ray#53727); here
-            # the owner is this process, which outlives the pools.
-            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-            with _muted_stderr():  # the core announces that it took the level
-                ray.init(
-                    address="local",
-                    num_cpus=runtime.num_cpus,
-                    object_store_memory=runtime.object_store_bytes,
-                    include_dashboard=False,  # half the start-up time and 300 MB
-                    log_to_driver=False,  # workers log to files; what matters comes back as rows
-                    logging_level=logging.ERROR,
-                )
-        else:
-            ray.init(address=runtime.address, log_to_driver=False, logging_level=logging.ERROR)
+        with _muted_stderr():  # the core announces that it took the level
+            _start_or_join(runtime)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise RunError(
@@ -55,6 +41,25 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_or_join(runtime: RuntimeConfig) -> None:
+    import ray
+
+    if runtime.address != "local":
+        ray.init(address=runtime.address, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    # RAY_ADDRESS is ignored on purpose: "local" in the config means here.
+    # Token auth (on by default since 2.59) guards ports that a one-machine Ray binds to loopback anyway.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local",
+        num_cpus=runtime.num_cpus,
+        object_store_memory=runtime.object_store_bytes,
+        include_dashboard=False,  # half the start-up time and 300 MB
+        log_to_driver=False,  # workers log to files; what matters comes back as rows
+        logging_level=logging.ERROR,
+    )
 
 
 @contextmanager

@@ -18,8 +18,10 @@ from pipeline.records import (
     Failure,
     Hypothesis,
     Receipt,
+    Samples,
     Shard,
     TranscribedShard,
+    Undone,
 )
 
 _DecodedHeader = TypeAdapter(tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...]])
@@ -28,43 +30,68 @@ _TranscribedHeader = TypeAdapter(
     tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], tuple[_Outcome, ...], EngineStats]
 )
 _Receipt = TypeAdapter(Receipt)
+_Undone = TypeAdapter(Undone)
 
-_DECODED = pa.schema([("header", pa.large_binary()), ("pcm", pa.large_binary())])
-_TRANSCRIBED = pa.schema([("header", pa.large_binary())])
+# One schema for every step: `undone` set and the others null where a step could not finish the shard.
+_ROW = pa.schema([("undone", pa.large_binary()), ("header", pa.large_binary()), ("pcm", pa.large_binary())])
 
 
-def decoded_to_table(shard: DecodedShard) -> pa.Table:
+def decoded_to_table(shard: DecodedShard | Undone) -> pa.Table:
     """One row: header and pcm."""
+    if isinstance(shard, Undone):
+        return _row(undone=_Undone.dump_json(shard))
     header = _DecodedHeader.dump_json((shard.shard, shard.windows, shard.chunks))
-    # From the array's own buffer: `pa.array([bytes])` would copy the audio twice.
-    offsets = pa.py_buffer(np.array([0, shard.pcm.nbytes], np.int64))
-    pcm = pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(shard.pcm)])
-    return pa.Table.from_arrays([pa.array([header], pa.large_binary()), pcm], schema=_DECODED)
+    return _row(header=header, pcm=shard.pcm)
 
 
-def decoded_of(table: pa.Table) -> DecodedShard:
+def decoded_of(table: pa.Table) -> DecodedShard | Undone:
     """Back to the record; `pcm` is a read-only view of the row's buffer."""
+    if (undone := _undone_of(table)) is not None:
+        return undone
     shard, windows, chunks = _DecodedHeader.validate_json(table["header"][0].as_py())
-    pcm = np.frombuffer(table["pcm"][0].as_buffer(), np.int16)
-    return DecodedShard(shard, windows, chunks, pcm)
+    return DecodedShard(shard, windows, chunks, np.frombuffer(table["pcm"][0].as_buffer(), np.int16))
 
 
-def transcribed_to_table(shard: TranscribedShard) -> pa.Table:
+def transcribed_to_table(shard: TranscribedShard | Undone) -> pa.Table:
     """One row: the header."""
-    header = _TranscribedHeader.dump_json((shard.shard, shard.windows, shard.chunks, shard.outcomes, shard.stats))
-    return pa.Table.from_arrays([pa.array([header], pa.large_binary())], schema=_TRANSCRIBED)
+    if isinstance(shard, Undone):
+        return _row(undone=_Undone.dump_json(shard))
+    fields = (shard.shard, shard.windows, shard.chunks, shard.outcomes, shard.stats)
+    return _row(header=_TranscribedHeader.dump_json(fields))
 
 
-def transcribed_of(table: pa.Table) -> TranscribedShard:
+def transcribed_of(table: pa.Table) -> TranscribedShard | Undone:
     """Back to the record."""
+    if (undone := _undone_of(table)) is not None:
+        return undone
     return TranscribedShard(*_TranscribedHeader.validate_json(table["header"][0].as_py()))
 
 
-def receipt_to_table(receipt: Receipt) -> pa.Table:
+def receipt_to_table(receipt: Receipt | Undone) -> pa.Table:
     """One small row for the driver."""
-    return pa.Table.from_pylist([_Receipt.dump_python(receipt)])
+    if isinstance(receipt, Undone):
+        return _row(undone=_Undone.dump_json(receipt))
+    return _row(header=_Receipt.dump_json(receipt))
 
 
-def receipt_of(row: dict[str, object]) -> Receipt:
+def receipt_of(row: dict[str, bytes]) -> Receipt | Undone:
     """Back to the record."""
-    return _Receipt.validate_python(row)
+    return _Undone.validate_json(row["undone"]) if row["undone"] else _Receipt.validate_json(row["header"])
+
+
+def _undone_of(table: pa.Table) -> Undone | None:
+    found = table["undone"][0].as_py()
+    return None if found is None else _Undone.validate_json(found)
+
+
+def _row(undone: bytes | None = None, header: bytes | None = None, pcm: Samples | None = None) -> pa.Table:
+    columns = [pa.array([undone], pa.large_binary()), pa.array([header], pa.large_binary()), _binary(pcm)]
+    return pa.Table.from_arrays(columns, schema=_ROW)
+
+
+def _binary(pcm: Samples | None) -> pa.Array:
+    if pcm is None:
+        return pa.nulls(1, pa.large_binary())
+    # From the array's own buffer: `pa.array([bytes])` would copy the audio twice.
+    offsets = pa.py_buffer(np.array([0, pcm.nbytes], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, offsets, pa.py_buffer(pcm)])

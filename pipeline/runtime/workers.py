@@ -6,6 +6,7 @@ only the frozen `Assignment` travels.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -15,10 +16,13 @@ from pipeline.audio.reader import AudioReader
 from pipeline.config import RunConfig
 from pipeline.engines.base import create_engine
 from pipeline.engines.runner import MemoryBudget
+from pipeline.errors import EngineDead, QuarryError
 from pipeline.flow import decode, publish, transcribe
-from pipeline.records import DecodedShard, Receipt, RunIdentity, TranscribedShard
+from pipeline.records import DecodedShard, Receipt, RunIdentity, TranscribedShard, Undone
 from pipeline.store.ledger import ShardReader
 from pipeline.store.objects import ObjectStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,13 @@ class Decoder:
         self._plan = ShardReader(ObjectStore(assignment.run_uri, config.store))
         self._reader = AudioReader(config.decode, config.source, assignment.roots)
 
-    def decode(self, shard_id: str, plan_key: str, row_group: int) -> DecodedShard:
+    def decode(self, shard_id: str, plan_key: str, row_group: int) -> DecodedShard | Undone:
         """Fetch, decode and cut one shard."""
-        shard = self._plan.shard(shard_id, plan_key, row_group)
-        return decode(shard, self._reader, self._assignment.config, self._assignment.max_chunk_s)
+        try:
+            shard = self._plan.shard(shard_id, plan_key, row_group)
+            return decode(shard, self._reader, self._assignment.config, self._assignment.max_chunk_s)
+        except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
+            return undone(shard_id, "decode", error)
 
     def close(self) -> None:
         """End the decoder child."""
@@ -61,11 +68,17 @@ class Transcriber:
         self._memory = MemoryBudget()
         self._idle = IdleClock()
 
-    def transcribe(self, shards: Sequence[DecodedShard]) -> list[TranscribedShard]:
-        """Recognise some shards, packed together."""
+    def transcribe(self, shards: Sequence[DecodedShard]) -> list[TranscribedShard | Undone]:
+        """Recognise some shards, packed together. Raises EngineDead: this process cannot go on."""
+        if not shards:
+            return []
         wait_s = self._idle.begin()
         try:
             done = transcribe(shards, self._engine, self._config, self._memory)
+        except EngineDead:
+            raise
+        except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
+            return [undone(shard.shard.shard_id, "transcribe", error) for shard in shards]
         finally:
             self._idle.end()
         first = replace(done[0], stats=replace(done[0].stats, wait_s=wait_s))
@@ -83,9 +96,19 @@ class Publisher:
         self._assignment = assignment
         self._store = ObjectStore(assignment.run_uri, assignment.config.store)
 
-    def publish(self, shard: TranscribedShard) -> Receipt:
+    def publish(self, shard: TranscribedShard) -> Receipt | Undone:
         """Put the shard's part."""
-        return publish(shard, self._store, self._assignment.identity, self._assignment.config.score)
+        try:
+            return publish(shard, self._store, self._assignment.identity, self._assignment.config.score)
+        except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
+            return undone(shard.shard.shard_id, "publish", error)
+
+
+def undone(shard_id: str, stage: str, error: Exception) -> Undone:
+    """Why a shard is not finished, in one line; the whole story goes to the worker's log."""
+    logger.error("shard %s is not done", shard_id, exc_info=error)
+    name = "" if isinstance(error, QuarryError) else f"{type(error).__name__}: "
+    return Undone(shard_id, stage, (name + " ".join(str(error).split()))[:500])
 
 
 class IdleClock:
