@@ -248,6 +248,15 @@ def test_digest_and_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert manifest_roots("m.jsonl", SourceConfig(roots=["s3://b", "x"])) == ("s3://b", str(tmp_path / "x"))
 
 
+@pytest.mark.parametrize(("fence", "ids"), [("json", ["#30-8", "board"]), ("csv", ["0001.flac", "0002.flac"])])
+def test_the_examples_in_the_documentation(tmp_path: Path, fence: str, ids: list[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "manifest.md").read_text()
+    path = tmp_path / f"m.{fence}"
+    path.write_text(page.split(f"```{fence}\n")[1].split("```")[0])
+    found = " ".join(row["id"] for row in rows_of(path))
+    assert all(part in found for part in ids)
+
+
 TEXT = st.text(max_size=30)
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | TEXT,
