@@ -147,8 +147,6 @@ def test_noise_is_not_given_words(engine: Whisper, shared_data: Path) -> None:
 class BrokenDevice:
     """Stands in for a backend that fails in the words ctranslate2 has for it: there is no other way to have it fail."""
 
-    is_multilingual = False
-
     def __init__(self, error: Exception) -> None:
         self.error = error
 

@@ -33,13 +33,15 @@ _PROMPT_TOKENS = _CONTEXT_TOKENS // 2 - 5  # of keywords: half the context less 
 # Whisper invents a word for digital silence and for a click; nothing quieter (-72 dBFS) or shorter (0.1 s) is one.
 _SILENT_PEAK = 8
 _SHORTEST_SAMPLES = 1600
-_TINY_BYTES, _TINY_RTFX = 75.5e6, 20.0  # measured, docs/engines.md; speed falls with the size of the weights
+_TINY_BYTES, _TINY_RTFX = 75.5e6, 30.0  # one core, full chunks (docs/engines.md); falls with the size of the weights
 
 
 class WhisperOptions(Section):
     """`engine.options` of the whisper engine."""
 
-    beam_size: int = Field(5, ge=1, le=16, description="1 is greedy: a tenth less time, two points more WER (tiny.en)")
+    beam_size: int = Field(
+        5, ge=1, le=16, description="1 is greedy: a quarter less time, two points more WER (tiny.en)"
+    )
     max_new_tokens: int = Field(224, ge=1, le=224, description="longest text of a chunk in tokens; stops loops")
     timestamps: bool = Field(
         False, description="segment times inside the chunk from the model; costs a little accuracy"
@@ -67,6 +69,7 @@ class Whisper:
         self._model: Any = None
         self._extractor: Any = None
         self._tokenizer: Any = None
+        self._multilingual = False
         self._suppressed: list[int] = []
 
     @staticmethod
@@ -120,7 +123,7 @@ class Whisper:
         kind = self._options.compute_type
         if kind == "auto":
             kind = "int8" if device == "cpu" else "float16"
-        threads = self._config.threads or len(os.sched_getaffinity(0))
+        threads = self._config.threads or _usable_cores()
         try:
             self._model = ctranslate2.models.Whisper(str(folder), device, compute_type=kind, intra_threads=threads)
             self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -130,6 +133,7 @@ class Whisper:
                 f"The model {self.spec.model} does not load on {device} as {kind} ({reason}); "
                 "check its files, engine.device and engine.options.compute_type."
             ) from None
+        self._multilingual = self._model.is_multilingual
         self._extractor = FeatureExtractor(feature_size=self._model.n_mels)
         self._suppressed = list(get_suppressed_tokens(self._tokens("en"), [-1]))
 
@@ -183,7 +187,7 @@ class Whisper:
         return self._align(chunks, encoded, decoded) if self._options.word_times else decoded
 
     def _languages(self, chunks: Sequence[ChunkAudio], encoded: Any) -> list[str]:
-        if not self._model.is_multilingual:
+        if not self._multilingual:
             return ["en"] * len(chunks)
         named = [chunk.language or self._language for chunk in chunks]
         if all(named):
@@ -228,9 +232,8 @@ class Whisper:
             tokens = self._tokens(decoded[rows[0]].language)
             texts = [[token for token in decoded[row].tokens if token < tokens.eot] for row in rows]
             frames = [len(chunks[row].samples) // 160 for row in rows]
-            for row, result in zip(
-                rows, self._model.align(_take(encoded, rows), tokens.sot_sequence, texts, frames), strict=True
-            ):
+            results = self._model.align(_take(encoded, rows), tokens.sot_sequence, texts, frames)
+            for row, result in zip(rows, results, strict=True):
                 aligned[row] = replace(decoded[row], alignment=result)
         return aligned
 
@@ -244,7 +247,12 @@ class Whisper:
         """The tokenizer as faster-whisper wraps it, for one language."""
         from faster_whisper.tokenizer import Tokenizer
 
-        return Tokenizer(self._tokenizer, self._model.is_multilingual, self._config.task, language)
+        return Tokenizer(self._tokenizer, self._multilingual, self._config.task, language)
+
+
+def _usable_cores() -> int:
+    # Not OMP_NUM_THREADS: Ray sets it to 1 for an actor that books a fraction of a CPU, as engine actors do.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_audible(samples: Samples) -> bool:

@@ -33,7 +33,7 @@ def read_hypothesis(decoded: Decoded, tokenizer: Any, audio_s: float) -> Hypothe
     return Hypothesis(
         text=tokenizer.decode(text_tokens).strip(),
         language=decoded.language,
-        confidence=math.exp(decoded.log_prob),
+        confidence=math.exp(decoded.log_prob) if text_tokens else None,
         n_tokens=len(text_tokens),
         stop_reason="length" if decoded.cut_off else "eos",
         segments=segments,

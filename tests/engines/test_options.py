@@ -1,0 +1,45 @@
+"""Engine options: errors name the option, and docs/engines.md lists every one with its default."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import EngineConfig, Section
+from pipeline.engines.base import primary_language
+from pipeline.engines.fake import FakeOptions
+from pipeline.engines.options import read_options
+from pipeline.engines.whisper import WhisperOptions
+from pipeline.errors import ConfigError
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "engines.md"
+
+
+@pytest.mark.parametrize("options", [FakeOptions, WhisperOptions])
+def test_the_page_lists_every_option_with_its_default(options: type[Section]) -> None:
+    rows = [line.split(" | ") for line in PAGE.read_text("utf-8").splitlines() if line.startswith("| `")]
+    listed = {row[0].strip("| `"): row[1] for row in rows}
+    for name, field in options.model_fields.items():
+        default = field.default if isinstance(field.default, str) and field.default else json.dumps(field.default)
+        assert listed[name] in (default, default.removesuffix(".0")), name
+        assert field.description
+
+
+def test_an_option_that_cannot_be_is_named_with_the_next_step() -> None:
+    def read(**options: object) -> WhisperOptions:
+        return read_options(WhisperOptions, EngineConfig(options=options))
+
+    assert read(beam_size=2).beam_size == 2
+    with pytest.raises(ConfigError, match=r"engine\.options\.beam_size cannot be 0: .* greater .*; correct it"):
+        read(beam_size=0)
+    with pytest.raises(ConfigError, match=r"The whisper engine has no option 'beam'; .* can hold: beam_size, "):
+        read(beam=2)
+
+
+@pytest.mark.parametrize(
+    ("tag", "language"), [("en", "en"), ("en-US", "en"), ("pt_BR", "pt"), ("DE", "de"), ("haw", "haw"), (" fr ", "fr")]
+)
+def test_a_language_tag_is_read_by_its_first_part(tag: str, language: str) -> None:
+    assert primary_language(tag) == language
