@@ -21,6 +21,8 @@ FORMATS = (
     "mpegts,mpeg,amr,amrnb,amrwb,gsm,tta,wv,ape,tak,mpc,mpc8,shn,dsf,voc,sox,ircam,nistsphere,rm,nut,wtv,mxf,iff,qcp,oma"
 )
 _OPTIONS = {"format_whitelist": FORMATS, "protocol_whitelist": "none", "max_streams": "64"}
+# PCM in a WAV is searched for hidden DTS over many packets: ten times the cost of opening the file, for a rarity.
+_WAV_OPTIONS = {**_OPTIONS, "max_probe_packets": "1"}
 _BUFFER_BYTES = 64 * 2**10
 _MAX_RATE_HZ, _MAX_CHANNELS = 1_536_000, 256
 
@@ -121,7 +123,7 @@ def open_media(source: Source, start: int = 0, force: str | None = None) -> Medi
         container = av.open(
             View(source, start),
             format=force,
-            options=dict(_OPTIONS),
+            options=dict(_WAV_OPTIONS if source.pread(start, 12)[8:] == b"WAVE" else _OPTIONS),
             io_open=_refuse,
             buffer_size=_BUFFER_BYTES,
             metadata_errors="replace",

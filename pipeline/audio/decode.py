@@ -85,7 +85,7 @@ def _read(source: Source, media: Media, stretch: Stretch, output: Output) -> dic
     timelines: list[Timeline] = []
 
     def blocks(second: int) -> Iterator[Block]:
-        timelines.append(_timeline(source, media, second))
+        timelines.append(_timeline(source, media, second, fresh=not timelines))
         return timelines[-1].blocks()
 
     try:
@@ -153,11 +153,12 @@ class _Sink:
             self.sent += len(wanted)
 
 
-def _timeline(source: Source, media: Media, second: int) -> Timeline:
+def _timeline(source: Source, media: Media, second: int, fresh: bool) -> Timeline:
+    """The audio from a whole second on; `fresh`: nothing has been read from `media` yet."""
     want = second * media.rate_hz
     if media.format == "mp3" and second >= _MP3_ENTRY_S and (layout := mp3.read_layout(source.pread, source.size)):
         return _mp3_timeline(source, layout, want)
-    return Timeline(lambda: open_media(source), want)
+    return Timeline(lambda: open_media(source), want, opened=media if fresh else None)
 
 
 def _mp3_timeline(source: Source, layout: mp3.Layout, want: int) -> Timeline:

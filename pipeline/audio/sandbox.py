@@ -23,6 +23,9 @@ from pipeline.audio.fetch import Blob
 from pipeline.errors import AudioCode, AudioError
 from pipeline.records import Samples
 
+# A clip's samples fit, so the child goes on while the reader still takes them in.
+_SOCKET_BUFFER_BYTES = 2**20
+
 _GROWTH_SAMPLES = 16_000 * 60
 
 
@@ -146,6 +149,7 @@ class Decoder:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
         command = [
             sys.executable,
             "-P",

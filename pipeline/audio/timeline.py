@@ -53,7 +53,7 @@ class Timeline:
     """The audio of a recording from position `want` on.
 
     `entry`: position of the first frame, where it is known from outside (an mp3 entered in its middle, whose time stamps start
-    anew); `stop`: position behind the last sample, where the decoder would not know it.
+    anew); `stop`: position behind the last sample, where the decoder would not know it; `opened`: an open container to begin with.
     """
 
     open: Callable[[], Media]
@@ -61,20 +61,20 @@ class Timeline:
     entry: int | None = None
     stop: int | None = None
     notes: Notes = field(default_factory=Notes)
-    _media: Media | None = None
+    opened: Media | None = None
 
     @property
     def media(self) -> Media:
         """The container that is open now."""
-        if self._media is None:
-            self._media = self.open()
-        return self._media
+        if self.opened is None:
+            self.opened = self.open()
+        return self.opened
 
     def close(self) -> None:
         """Close the container."""
-        if self._media is not None:
-            self._media.close()
-            self._media = None
+        if self.opened is not None:
+            self.opened.close()
+            self.opened = None
 
     def blocks(self) -> Iterator[Block]:
         """Planes that begin at `want` and leave nothing out; none where the audio ends before."""
