@@ -77,7 +77,7 @@ _ERROR_COUNTS = [
 TRANSCRIPTS = pa.schema(
     [
         column("id", pa.string(), "recording id, as in the manifest"),
-        column("uri", pa.string(), "where the audio lies, as in the manifest"),
+        column("uri", pa.string(), "where the audio lies; relative paths of the manifest made absolute"),
         column("status", pa.string(), "ok | partial | failed | skipped"),
         column("failure", pa.struct(FAILURE_FIELDS), "why it failed, wholly or in part; null when ok"),
         column("language", pa.string(), "given or detected language"),

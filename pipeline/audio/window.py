@@ -14,13 +14,15 @@ from pipeline.audio.reader import AudioReader
 from pipeline.audio.seam import quietest_cut_s, seam_bounds
 from pipeline.audio.vad import speech_spans
 from pipeline.config import ChunkConfig, PlanConfig
+from pipeline.errors import AudioError
 from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodedWindow, Failure, Samples, Span, Window
 
 # Header durations are off by a frame or two, manifests by rounding: so much more is read, and kept, behind the planned end.
 _OPEN_TAIL_S = 30.0
 _GIVEN_TAIL_S = 0.5
-# Shorter than this share of the plan: the audio broke off (reliability: truncated media must be reported).
-_COMPLETE_SHARE = 0.98
+# Less than this is missing: rounding, or a codec's last frame. More: the audio broke off, and that must be said.
+_MISSING_SHARE = 0.02
+_MISSING_S = 0.1
 
 
 def decode_window(
@@ -51,7 +53,14 @@ def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[Decode
     tail_s = _OPEN_TAIL_S if window.open_end else _GIVEN_TAIL_S if window.recording.offset_s == 0 else 0.0
     audio = reader.read(window.recording, start_s, end_s + tail_s, expect=expect)
     read_to_s = start_s + len(audio.samples) / SAMPLE_RATE_HZ
-    if tail_s and read_to_s >= end_s + tail_s - 1 / SAMPLE_RATE_HZ:
+    goes_on = tail_s > 0 and read_to_s >= end_s + tail_s - 1 / SAMPLE_RATE_HZ
+    if goes_on and not length_known:
+        raise AudioError(
+            "audio_too_long",
+            f"The header does not tell how long the audio is, and it is longer than one window ({plan.window_s:.0f} s); "
+            "give the row its duration.",
+        )
+    if goes_on:
         audio = _cut_at(audio, end_s)
     return audio, end_s if length_known else read_to_s
 
@@ -83,7 +92,8 @@ def _silence_between(bounds: tuple[tuple[int, int], ...], start_s: float, n_samp
 
 def _with_shortfall(decoded: DecodedWindow, expected_end_s: float) -> DecodedWindow:
     """Declare as failed what the plan expected and the audio did not give."""
-    if decoded.end_s - decoded.start_s >= (expected_end_s - decoded.start_s) * _COMPLETE_SHARE:
+    missing_s = expected_end_s - decoded.end_s
+    if missing_s <= max(_MISSING_S, (expected_end_s - decoded.start_s) * _MISSING_SHARE):
         return decoded
     span = Span(decoded.end_s, expected_end_s, "failed")
     message = f"The audio ends at {decoded.end_s:.1f} s of {expected_end_s:.1f} s; the object may be cut off."

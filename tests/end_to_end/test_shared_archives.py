@@ -1,0 +1,146 @@
+"""Real archives of odd, broken and hostile files through the whole pipeline, with a real recogniser."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import pytest
+from running import quarry, table
+
+from pipeline.metrics.wer import error_rate, total
+from pipeline.schema import transcript_of
+from pipeline.text.normalize import normalize
+
+
+def index(shared_data: Path, folder: str) -> list[dict[str, str]]:
+    with open(shared_data / "INDEX.tsv", encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return [row for row in rows if row["path"].startswith(folder)]
+
+
+def transcribe(rows: list[dict[str, Any]], shared_data: Path, folder: Path, *extra: str) -> dict[str, dict[str, Any]]:
+    """Run whisper over rows of (id, audio_filepath, text) in one process; transcripts by id."""
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps({"lang": "en", **row}) + "\n" for row in rows))
+    settings = [f"manifest={manifest}", f"output={folder / 'out'}", f"source.roots=[{shared_data}]", "runtime.kind=local"]
+    done = quarry("run", *settings, *extra)
+    assert done.returncode in (0, 1), done.stderr
+    return {row["id"]: row for row in table(folder / "out").to_pylist()}
+
+
+@pytest.fixture(scope="module")
+def odd_files(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """All files of formats, hostile and third parties in one run."""
+    files = [path for kind in ("formats", "hostile", "thirdparty") for path in (shared_data / "f" / kind).iterdir()]
+    rows = [{"id": f"{path.parent.name}/{path.name}", "audio_filepath": str(path)} for path in sorted(files)]
+    rows = [row for row in rows if not row["id"].endswith("EXPECT.json")]
+    found = transcribe(rows, shared_data, tmp_path_factory.mktemp("odd"), "engine.options={beam_size: 1}")
+    assert set(found) == {row["id"] for row in rows}, "a file has no row"
+    return found
+
+
+def test_every_format_is_transcribed(odd_files: dict[str, dict[str, Any]]) -> None:
+    reference = normalize("For a full hour he had paced up and down, waiting, but he could wait no longer.", "none")
+    for name, row in odd_files.items():
+        if name.startswith("formats/"):
+            assert row["status"] == "ok", (name, row["failure"])
+            assert jiwer.wer(reference.lower(), row["text"].lower()) <= 0.25, (name, row["text"])
+
+
+def test_every_hostile_file_ends_as_expected(odd_files: dict[str, dict[str, Any]], shared_data: Path) -> None:
+    expectations = json.loads((shared_data / "f" / "hostile" / "EXPECT.json").read_text())
+    for name, expected in expectations.items():
+        row = odd_files[f"hostile/{name}"]
+        outcome = (name, row["status"], row["text"], row["failure"])
+        first = expected.split(":")[0].split(";")[0]
+        if first.startswith("error") and "or empty" in first:
+            assert row["status"] == "failed" or not row["text"], outcome
+        elif first == "error":
+            assert row["status"] == "failed", outcome
+            assert row["failure"]["message"], outcome
+        elif first.startswith("empty"):
+            assert (row["status"], row["text"]) == ("ok", ""), outcome
+        elif first == "text":
+            assert row["status"] == "ok", outcome
+            assert row["text"], outcome
+        elif name == "wav_sr1hz.wav":
+            assert row["failure"]["code"] == "audio_too_long", outcome
+        elif "partial text" in first and "or error" not in first:
+            assert row["text"], outcome
+
+
+def test_no_odd_file_stops_the_run(odd_files: dict[str, dict[str, Any]]) -> None:
+    for name, row in odd_files.items():
+        assert row["status"] in ("ok", "partial", "failed"), name
+        if row["status"] == "failed":
+            assert row["failure"]["message"].endswith("."), name
+            assert "/" not in row["failure"]["message"].replace("and/or", ""), (name, row["failure"]["message"])
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.slow)])
+def test_accuracy_is_that_of_the_same_weights_without_quarry(shared_data: Path, tmp_path: Path, count: int) -> None:
+    from faster_whisper import WhisperModel
+
+    from pipeline.engines.whisper.weights import fetch_model
+
+    utterances = index(shared_data, "a/librispeech-test-other/")[:count]
+    rows = [
+        {"id": row["path"], "audio_filepath": str(shared_data / row["path"]), "text": row["reference"]}
+        for row in utterances
+    ]
+    ours = [transcript_of(row) for row in transcribe(rows, shared_data, tmp_path).values()]
+    model = WhisperModel(str(fetch_model("tiny.en")), device="cpu", compute_type="int8")
+    references, plain = [], []
+    for row in rows:
+        segments, _ = model.transcribe(row["audio_filepath"], language="en", beam_size=5)
+        plain.append(normalize(" ".join(segment.text for segment in segments), ours[0].normalizer or "none"))
+        references.append(normalize(row["text"], ours[0].normalizer or "none"))
+    our_rate = error_rate(total(row.word_errors for row in ours if row.word_errors))
+    # Fewer than a hundred utterances tell less than a point apart.
+    assert our_rate == pytest.approx(jiwer.wer(references, plain), abs=0.01 if count >= 100 else 0.03)
+
+
+def test_stored_counts_are_jiwers_and_add_up(odd_files: dict[str, dict[str, Any]], shared_data: Path, tmp_path: Path) -> None:
+    utterances = index(shared_data, "a/librispeech-test-other/")[:8]
+    rows = [
+        {"id": row["path"], "audio_filepath": str(shared_data / row["path"]), "text": row["reference"]}
+        for row in utterances
+    ]
+    found = [transcript_of(row) for row in transcribe(rows, shared_data, tmp_path).values()]
+    pairs = [(normalize(t.reference_text or "", t.normalizer or ""), normalize(t.text, t.normalizer or "")) for t in found]
+    for transcript, (reference, hypothesis) in zip(found, pairs, strict=True):
+        counts = jiwer.process_words(reference, hypothesis)
+        assert transcript.word_errors is not None
+        assert transcript.word_errors.substitutions == counts.substitutions
+        assert transcript.word_errors.deletions == counts.deletions
+        assert transcript.word_errors.insertions == counts.insertions
+    for stop in range(1, len(found) + 1):
+        some = total(t.word_errors for t in found[:stop] if t.word_errors)
+        references, hypotheses = zip(*pairs[:stop], strict=True)
+        assert error_rate(some) == pytest.approx(jiwer.wer(list(references), list(hypotheses)))
+
+
+@pytest.mark.slow
+def test_a_69_minute_file_is_as_good_as_its_parts(shared_data: Path, tmp_path: Path) -> None:
+    """The long file in windows against its gold segments as rows of their own (offset and duration)."""
+    long_file = str(shared_data / "d" / "libri_65min_mixed.opus")
+    segments = [line.split(" ", 6) for line in (shared_data / "d" / "libri_65min_mixed.stm").read_text().splitlines()]
+    gold = [(float(part[3]), float(part[4]), part[6]) for part in (segments[:100] + segments[-13:])]
+    parts = [
+        {"id": f"part-{n}", "audio_filepath": long_file, "offset": start, "duration": end - start, "text": text}
+        for n, (start, end, text) in enumerate(gold)
+    ]
+    whole = {"id": "whole", "audio_filepath": long_file}
+    found = transcribe([whole, *parts], shared_data, tmp_path, "plan.window_s=600")
+    assert found["whole"]["status"] == "ok"
+    normalizer = found["part-0"]["normalizer"]
+    end_of_first = gold[99][1]
+    heard = " ".join(s["text"] for s in found["whole"]["segments"] if s["end_s"] <= end_of_first + 1)
+    reference = " ".join(text for _, _, text in gold[:100])
+    whole_rate = jiwer.wer(normalize(reference, normalizer), normalize(heard, normalizer))
+    counts = total(transcript_of(found[f"part-{n}"]).word_errors for n in range(100))
+    assert whole_rate == pytest.approx(error_rate(counts), abs=0.01)

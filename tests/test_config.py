@@ -1,0 +1,72 @@
+"""Settings: what changes text makes another fingerprint, what changes speed does not; every mistake is one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig, load_config
+from pipeline.errors import ConfigError
+
+BASE = ["manifest=a.jsonl", "output=out"]
+
+
+def test_overrides_win_over_the_file_and_reach_deep(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("manifest: a.jsonl\noutput: out\nengine:\n  name: whisper\n  options: {beam_size: 5}\n")
+    config = load_config(str(path), ["engine.options.beam_size=2", "plan.shard_s=600"])
+    assert config.engine.options == {"beam_size": 2}
+    assert config.plan.shard_s == 600.0
+    assert config.engine.name == "whisper"
+
+
+@pytest.mark.parametrize("change", ["engine.model=other", "chunk.vad=none", "plan.window_s=600", "score.normalizer=basic"])
+def test_text_settings_change_the_fingerprint(change: str) -> None:
+    assert load_config(None, [*BASE, change]).fingerprint() != load_config(None, BASE).fingerprint()
+
+
+@pytest.mark.parametrize(
+    "change", ["runtime.kind=local", "batch.max_audio_s=60", "decode.timeout_s=5", "name=x", "output=elsewhere", "engine.threads=2"]
+)
+def test_speed_settings_do_not(change: str) -> None:
+    assert load_config(None, [*BASE, change]).fingerprint() == load_config(None, BASE).fingerprint()
+
+
+def test_every_setting_says_what_it_does_and_of_which_kind_it_is() -> None:
+    def fields(model: type) -> list[tuple[str, object]]:
+        found = []
+        for name, info in model.model_fields.items():  # type: ignore[attr-defined]
+            inner = info.annotation
+            found += fields(inner) if hasattr(inner, "model_fields") else [(f"{model.__name__}.{name}", info)]
+        return found
+
+    for name, info in fields(RunConfig):
+        assert info.description, name  # type: ignore[attr-defined]
+        assert "text" in (info.json_schema_extra or {}), f"{name} is made with neither text_field nor speed_field"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], "'manifest' is missing"),
+        ([*BASE, "engine.nmae=whisper"], "did you mean 'engine.name'"),
+        ([*BASE, "chunk.vad=loud"], "'chunk.vad'"),
+        ([*BASE, "manifest.x=1"], "single value"),
+        ([*BASE, "=1"], "not of the form"),
+        ([*BASE, "engine.options={a: "], "not valid YAML"),
+    ],
+)
+def test_mistakes_are_one_sentence(overrides: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config(None, overrides)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00"])
+def test_files_that_hold_no_settings(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
+        load_config(str(path))
