@@ -166,8 +166,10 @@ class Timeline:
             if pts is not None and not -limit <= (gap := pts * scale - origin - batch.end) <= limit:
                 if self._believable(gap, batch.end):
                     yield from batch.flush()
-                    yield from self._silence(batch.end, batch.end + round(gap))
-                    batch.move(batch.end + round(gap))
+                    grid = (batch.end, frame.samples) if scale > 1 else None  # whole frames are missing
+                    resumed = _snap(batch.end + round(gap), frame.samples, grid, _GRID_SLACK_S * rate)
+                    yield from self._silence(batch.end, resumed)
+                    batch.move(resumed)
                     self.notes.gaps_filled += 1
                 else:
                     origin += gap

@@ -1,0 +1,58 @@
+"""Audio made on the spot: a signal that differs at every moment, and encoders for it."""
+
+from __future__ import annotations
+
+import io
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+Signal = npt.NDArray[np.float32]
+
+
+def signal(duration_s: float, rate_hz: int, seed: int = 0) -> Signal:
+    """Band-limited noise in bursts of changing loudness: float32 [n], no stretch like another."""
+    rng = np.random.default_rng(seed)
+    n = int(duration_s * rate_hz)
+    white = rng.standard_normal(n + 64).astype(np.float32)
+    # A low-pass well below 8 kHz, so that resampling has nothing to take away.
+    taps = np.sinc(np.arange(-32, 33) * 2 * 3000 / rate_hz) * np.hanning(65)
+    smooth = np.convolve(white, taps / np.abs(taps).sum(), mode="valid")[:n]
+    knots = np.arange(0, n + rate_hz, rate_hz // 5)
+    slow = np.interp(np.arange(n), knots, rng.random(len(knots)))
+    return (smooth * slow * 0.8).astype(np.float32)
+
+
+def encode(
+    samples: npt.NDArray[Any],
+    rate_hz: int,
+    container: str,
+    codec: str,
+    *,
+    bit_rate: int | None = None,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    start_s: float = 0.0,
+    gap: tuple[float, float] | None = None,
+) -> bytes:
+    """float32 [n] or [channels, n] in a container, by PyAV. `gap`: at this second, leave out so many seconds of time stamps."""
+    planes = np.atleast_2d(samples).astype(np.float32)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container, options=container_options or {}) as out:
+        stream = out.add_stream(codec, rate=rate_hz, layout="mono" if len(planes) == 1 else "stereo", options=options or {})
+        if bit_rate:
+            stream.bit_rate = bit_rate
+        resampler = av.AudioResampler(format=stream.codec_context.format, layout=stream.layout, rate=rate_hz)
+        step = 4096
+        for at in range(0, planes.shape[1], step):
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes[:, at : at + step]), format="fltp", layout=stream.layout.name)
+            frame.sample_rate, frame.time_base = rate_hz, Fraction(1, rate_hz)
+            shift = start_s + (gap[1] if gap and at >= gap[0] * rate_hz else 0.0)
+            frame.pts = at + round(shift * rate_hz)
+            for converted in resampler.resample(frame):
+                out.mux(stream.encode(converted))
+        out.mux(stream.encode(None))
+    return buffer.getvalue()
