@@ -1,0 +1,108 @@
+"""A window of a recording: neighbours tile the recording to the sample, and what is missing is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.audio.reader import AudioReader
+from pipeline.audio.window import decode_window
+from pipeline.config import ChunkConfig, DecodeConfig, PlanConfig, SourceConfig
+from pipeline.errors import AudioError
+from pipeline.records import Recording, Samples, Window
+
+RATE = 16_000
+PLAN = PlanConfig(window_s=60, overlap_s=8)
+CHUNKS = ChunkConfig(vad="none")
+
+
+def speechlike(length_s: float) -> Samples:
+    """Noise that swells and fades five times a second, quieter now and then: places to cut."""
+    random = np.random.default_rng(7)
+    time_s = np.arange(int(length_s * RATE)) / RATE
+    envelope = (0.6 + 0.4 * np.sin(2 * np.pi * 5 * time_s)) * (0.2 + (np.sin(2 * np.pi * time_s / 3.7) > -0.5))
+    return (random.standard_normal(len(time_s)) * envelope * 4000).clip(-32768, 32767).astype(np.int16)
+
+
+@pytest.fixture
+def whole() -> Samples:
+    return speechlike(150.0)
+
+
+@pytest.fixture
+def recording(whole: Samples, tmp_path: Path) -> Recording:
+    soundfile.write(tmp_path / "long.flac", whole, RATE)
+    return Recording("long", str(tmp_path / "long.flac"))
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> AudioReader:
+    return AudioReader(DecodeConfig(), SourceConfig(), [str(tmp_path)])
+
+
+def windows(recording: Recording, length_s: float, count: int, **fields: object) -> list[Window]:
+    edges = [length_s * n / count for n in range(count + 1)]
+    return [Window(recording, n, count, edges[n], edges[n + 1], **fields) for n in range(count)]  # type: ignore[arg-type]
+
+
+def test_neighbours_meet_at_the_same_sample(reader: AudioReader, recording: Recording, whole: Samples) -> None:
+    with reader:
+        decoded = [decode_window(reader, window, PLAN, CHUNKS, 30.0) for window in windows(recording, 150.0, 3)]
+    assert np.array_equal(np.concatenate([samples for _, samples, _ in decoded]), whole)
+    for (left, _, _), (right, _, _) in zip(decoded, decoded[1:], strict=False):
+        assert left.end_s == pytest.approx(right.start_s, abs=1e-9)
+        assert left.end_s % 50 != 0, "the cut fell on the planned boundary, not on a quiet place"
+
+
+def test_chunks_and_spans_cover_the_window_once(reader: AudioReader, recording: Recording) -> None:
+    config = ChunkConfig(vad="energy")
+    with reader:
+        window, samples, bounds = decode_window(reader, windows(recording, 150.0, 1)[0], PLAN, config, 30.0)
+    pieces = [(start / RATE, stop / RATE) for start, stop in bounds] + [(s.start_s, s.end_s) for s in window.spans]
+    reached = 0.0
+    for start, end in sorted(pieces):
+        assert start == pytest.approx(reached, abs=1e-9)
+        reached = end
+    assert reached == pytest.approx(len(samples) / RATE)
+
+
+def test_audio_that_breaks_off_is_declared_failed(reader: AudioReader, recording: Recording) -> None:
+    with reader:
+        last, _, _ = decode_window(reader, windows(recording, 200.0, 2)[1], PLAN, CHUNKS, 30.0)
+    assert last.failure is not None
+    assert last.failure.code == "truncated"
+    assert (last.spans[-1].kind, last.spans[-1].end_s) == ("failed", 200.0)
+
+
+def test_a_rounded_duration_loses_nothing_and_a_wrong_one_is_said(reader: AudioReader, recording: Recording) -> None:
+    def given(duration_s: float) -> Window:
+        return Window(replace(recording, duration_s=duration_s), 0, 1, 0.0, duration_s, open_end=False)
+
+    with reader:
+        rounded, samples, _ = decode_window(reader, given(149.9), PLAN, CHUNKS, 30.0)
+        wrong, _, _ = decode_window(reader, given(100.0), PLAN, CHUNKS, 30.0)
+    assert len(samples) == 150 * RATE
+    assert rounded.report.warnings == ()
+    assert wrong.report.warnings == ("longer_than_planned",)
+    assert wrong.end_s == 100.0
+
+
+def test_a_segment_with_an_offset_is_exact(reader: AudioReader, recording: Recording, whole: Samples) -> None:
+    segment = replace(recording, offset_s=20.0, duration_s=5.0)
+    with reader:
+        _, samples, _ = decode_window(reader, Window(segment, 0, 1, 0.0, 5.0, open_end=False), PLAN, CHUNKS, 30.0)
+    assert np.array_equal(samples, whole[20 * RATE : 25 * RATE])
+
+
+def test_unknown_length_is_read_to_the_end_unless_it_never_comes(reader: AudioReader, recording: Recording) -> None:
+    unknown = Window(recording, 0, 1, 0.0, 0.0)
+    with reader:
+        _, samples, _ = decode_window(reader, unknown, PlanConfig(window_s=300), CHUNKS, 30.0)
+        assert len(samples) == 150 * RATE
+        with pytest.raises(AudioError, match="give the row its duration") as error:
+            decode_window(reader, unknown, PLAN, CHUNKS, 30.0)
+    assert error.value.code == "audio_too_long"
