@@ -53,7 +53,7 @@ class Timeline:
     """The audio of a recording from position `want` on.
 
     `entry`: position of the first frame, where it is known from outside (an mp3 entered in its middle, whose time stamps start
-    anew); `stop`: position behind the last sample, where the decoder would not know it; `opened`: an open container to begin with.
+    anew); `stop`: position behind the last sample, where the decoder would not know it; `opened`: a container to begin with.
     """
 
     open: Callable[[], Media]
@@ -91,7 +91,7 @@ class Timeline:
         """The position of the first frame and the frames, from early enough before `want` for the decoder to settle."""
         if self.entry is not None:
             return self.entry, self._frames()
-        entered = self._enter_by_seek() if self.want > 0 else None
+        entered = self._enter_by_seek() if self.want > 0 and _seeks_truly(self.media) else None
         if entered is None:
             first, frames = _first_dated(self._frames())
             entered = (0 if first is None else max(0, self._stamp(first.pts))), frames
@@ -235,6 +235,11 @@ class _Batch:
         if frame is not None:
             yield self._position, self._rate_hz, _planes(frame)
         self._position = self.end
+
+
+def _seeks_truly(media: Media) -> bool:
+    """Not where libavformat finds its way by a rounded byte rate: ADPCM or GSM in a WAV are read from the start."""
+    return media.format not in ("wav", "w64") or media.codec.startswith("pcm_")
 
 
 def _first_dated(frames: Frames) -> tuple[Any, Frames]:

@@ -42,13 +42,17 @@ def encode(
     planes = np.atleast_2d(samples).astype(np.float32)
     buffer = io.BytesIO()
     with av.open(buffer, "w", format=container, options=container_options or {}) as out:
-        stream = out.add_stream(codec, rate=rate_hz, layout="mono" if len(planes) == 1 else "stereo", options=options or {})
+        stream = out.add_stream(
+            codec, rate=rate_hz, layout="mono" if len(planes) == 1 else "stereo", options=options or {}
+        )
         if bit_rate:
             stream.bit_rate = bit_rate
         resampler = av.AudioResampler(format=stream.codec_context.format, layout=stream.layout, rate=rate_hz)
         step = 4096
         for at in range(0, planes.shape[1], step):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(planes[:, at : at + step]), format="fltp", layout=stream.layout.name)
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(planes[:, at : at + step]), format="fltp", layout=stream.layout.name
+            )
             frame.sample_rate, frame.time_base = rate_hz, Fraction(1, rate_hz)
             shift = start_s + (gap[1] if gap and at >= gap[0] * rate_hz else 0.0)
             frame.pts = at + round(shift * rate_hz)
@@ -56,3 +60,20 @@ def encode(
                 out.mux(stream.encode(converted))
         out.mux(stream.encode(None))
     return buffer.getvalue()
+
+
+def lag(reference: npt.NDArray[Any], other: npt.NDArray[Any], reach: int = 2000) -> int:
+    """Samples by which `other` comes late, by cross-correlation."""
+    n = min(len(reference), len(other))
+    size = 2 ** int(np.ceil(np.log2(2 * n)))
+    spectrum = np.fft.rfft(other[:n].astype(float), size) * np.conj(np.fft.rfft(reference[:n].astype(float), size))
+    correlation = np.fft.irfft(spectrum, size)
+    around = np.concatenate([correlation[-reach:], correlation[: reach + 1]])
+    return int(np.argmax(around)) - reach
+
+
+def difference_db(reference: npt.NDArray[Any], other: npt.NDArray[Any]) -> float:
+    """Energy of the difference over that of the reference, in dB; -200 where they are the same."""
+    wanted = reference.astype(float)
+    error = np.sum((wanted - other.astype(float)) ** 2)
+    return float(10 * np.log10(max(error / max(np.sum(wanted**2), 1e-9), 1e-20)))

@@ -28,9 +28,11 @@ KINDS: dict[str, tuple[int, int | None, dict[str, str], dict[str, str]]] = {
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind)
 def file(request: pytest.FixtureRequest) -> bytes:
-    rate, bit_rate, options, container_options = KINDS[request.param]
+    rate, bit_rate, _, container_options = KINDS[request.param]
     samples = signal(12, rate)
-    return encode(samples, rate, "mp3", "libmp3lame", bit_rate=bit_rate, options=options, container_options=container_options)
+    return encode(
+        samples, rate, "mp3", "libmp3lame", bit_rate=bit_rate, options=options, container_options=container_options
+    )
 
 
 def reader(data: bytes) -> mp3.ReadAt:
@@ -62,8 +64,10 @@ def test_the_length_is_that_of_the_decoded_audio(file: bytes) -> None:
 
 
 def test_a_constant_rate_needs_few_bytes() -> None:
-    rate, bit_rate, options, container_options = KINDS["constant, no tag"]
-    data = encode(np.tile(signal(12, rate), 10), rate, "mp3", "libmp3lame", bit_rate=bit_rate, container_options=container_options)
+    rate, bit_rate, _, container_options = KINDS["constant, no tag"]
+    data = encode(
+        np.tile(signal(12, rate), 10), rate, "mp3", "libmp3lame", bit_rate=bit_rate, container_options=container_options
+    )
     taken = 0
 
     def read_at(offset: int, length: int) -> bytes:
@@ -82,7 +86,14 @@ def test_a_constant_rate_needs_few_bytes() -> None:
 
 def test_a_rate_that_changes_later_is_not_constant() -> None:
     first = encode(signal(12, 44100), 44100, "mp3", "libmp3lame", bit_rate=64000, container_options={"write_xing": "0"})
-    second = encode(signal(12, 44100), 44100, "mp3", "libmp3lame", bit_rate=96000, container_options={"write_xing": "0", "id3v2_version": "0"})
+    second = encode(
+        signal(12, 44100),
+        44100,
+        "mp3",
+        "libmp3lame",
+        bit_rate=96000,
+        container_options={"write_xing": "0", "id3v2_version": "0"},
+    )
     data = first + second
     layout = mp3.read_layout(reader(data), len(data))
     assert layout is not None
@@ -97,7 +108,9 @@ def test_a_tag_that_does_not_fit_the_file_is_not_believed(file: bytes) -> None:
     assert layout is not None
     assert layout.n_frames is None
     length = mp3.count_samples(reader(half), layout)
-    assert length == pytest.approx(mp3.count_samples(reader(file), mp3.read_layout(reader(file), len(file))) / 2, rel=0.15)  # type: ignore[arg-type]
+    assert length == pytest.approx(
+        mp3.count_samples(reader(file), mp3.read_layout(reader(file), len(file))) / 2, rel=0.15
+    )  # type: ignore[arg-type]
 
 
 @given(st.binary(max_size=4000))

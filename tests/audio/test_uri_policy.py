@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -123,12 +124,16 @@ def test_everything_else_is_refused(root: Path, uri: str) -> None:
     assert len(caught.value.message) <= 500
 
 
-@pytest.mark.parametrize("name", ["~/a.wav", "$HOME/a.wav", "`id`.wav", "\\\\host\\a.wav", "subfile,,start,0,end,9,,:a.wav", "-i"])
+@pytest.mark.parametrize(
+    "name", ["~/a.wav", "$HOME/a.wav", "`id`.wav", "\\\\host\\a.wav", "subfile,,start,0,end,9,,:a.wav", "-i"]
+)
 def test_odd_names_are_names_of_files_under_the_root(root: Path, name: str) -> None:
     assert resolve(name, [str(root)], SCHEMES).path == f"{root}/{name}"
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/audio/a.wav", "S3://bucket/audio/x/y z?.wav", "x.wav", "s3://bucket/audio//a.wav"])
+@pytest.mark.parametrize(
+    "uri", ["s3://bucket/audio/a.wav", "S3://bucket/audio/x/y z?.wav", "x.wav", "s3://bucket/audio//a.wav"]
+)
 def test_objects_under_the_prefix_pass(uri: str) -> None:
     location = resolve(uri, S3_ROOTS, SCHEMES)
     assert location.scheme == "s3"
@@ -151,8 +156,9 @@ def test_objects_under_the_prefix_pass(uri: str) -> None:
     ],
 )
 def test_objects_elsewhere_are_refused(uri: str) -> None:
-    with pytest.raises(AudioError, match="."):
+    with pytest.raises(AudioError) as caught:
         resolve(uri, S3_ROOTS, SCHEMES)
+    assert caught.value.code == "uri_refused"
 
 
 def test_a_scheme_must_be_listed_even_under_its_root() -> None:
@@ -181,10 +187,7 @@ def test_messages_keep_secrets() -> None:
 @given(st.text(max_size=60))
 def test_no_text_leaves_the_root(text: str) -> None:
     root = os.path.realpath("/var/empty-root-of-this-test")
-    try:
+    with suppress(AudioError):
         location = resolve(text, [root], SCHEMES)
-    except AudioError as error:
-        assert error.code == "uri_refused"
-    else:
         assert location.path == root or location.path.startswith(root + "/")
     assert len(shown(text)) <= 200
