@@ -23,11 +23,10 @@ from pipeline.engines.base import Engine
 from pipeline.engines.runner import MemoryBudget, run_batches
 from pipeline.errors import AudioError
 from pipeline.records import (
+    SAMPLE_RATE_HZ,
     Chunk,
-    ChunkAudio,
     DecodedShard,
     DecodedWindow,
-    EngineStats,
     Failure,
     Receipt,
     RunIdentity,
@@ -39,8 +38,6 @@ from pipeline.schema import transcripts_table
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import encode_part, publish_part
 from pipeline.text.transcript import transcripts_of
-
-_SAMPLES_PER_S = 16_000
 
 
 def decode(shard: Shard, reader: AudioReader, config: RunConfig, max_chunk_s: float) -> DecodedShard:
@@ -58,7 +55,7 @@ def decode(shard: Shard, reader: AudioReader, config: RunConfig, max_chunk_s: fl
             continue
         windows.append(decoded)
         for index, (start, stop) in enumerate(bounds):
-            start_s, end_s = decoded.start_s + start / _SAMPLES_PER_S, decoded.start_s + stop / _SAMPLES_PER_S
+            start_s, end_s = decoded.start_s + start / SAMPLE_RATE_HZ, decoded.start_s + stop / SAMPLE_RATE_HZ
             chunks.append(Chunk(position, index, start_s, end_s, offset, stop - start))
             pieces.append(samples[start:stop])
             offset += stop - start
@@ -70,31 +67,19 @@ def transcribe(
     shards: Sequence[DecodedShard], engine: Engine, config: RunConfig, memory: MemoryBudget
 ) -> list[TranscribedShard]:
     """Pack the chunks of several shards into batches and hand each result back to its shard, in order."""
-    audio = [_chunk_audio(shard, chunk) for shard in shards for chunk in shard.chunks]
+    audio = [shard.chunk_audio(chunk) for shard in shards for chunk in shard.chunks]
+    audio_s = sum(chunk.audio_s for chunk in audio)
     outcomes, stats = run_batches(engine, audio, config.batch, memory)
     done: list[TranscribedShard] = []
     start = 0
     for shard in shards:
         stop = start + len(shard.chunks)
-        share = sum(chunk.audio_s for chunk in audio[start:stop]) / stats.audio_s if stats.audio_s else 0.0
+        part = sum(chunk.audio_s for chunk in shard.chunks) / audio_s if audio_s else 1.0
         done.append(
-            TranscribedShard(
-                shard.shard, shard.windows, shard.chunks, tuple(outcomes[start:stop]), _scaled(stats, share)
-            )
+            TranscribedShard(shard.shard, shard.windows, shard.chunks, tuple(outcomes[start:stop]), stats.share(part))
         )
         start = stop
     return done
-
-
-def _chunk_audio(shard: DecodedShard, chunk: Chunk) -> ChunkAudio:
-    recording = shard.shard.windows[chunk.window].recording
-    return ChunkAudio(shard.samples(chunk), recording.language, recording.keywords)
-
-
-def _scaled(stats: EngineStats, share: float) -> EngineStats:
-    if share == 1.0:
-        return stats
-    return EngineStats(stats.engine_s * share, 0.0, stats.audio_s * share, stats.padded_s * share, stats.batches)
 
 
 def publish(shard: TranscribedShard, store: ObjectStore, identity: RunIdentity, scoring: ScoreConfig) -> Receipt:

@@ -162,6 +162,11 @@ class DecodedShard:
         """The chunk's samples: a view, int16 [n_samples]."""
         return self.pcm[chunk.offset : chunk.offset + chunk.n_samples]
 
+    def chunk_audio(self, chunk: Chunk) -> ChunkAudio:
+        """The chunk as an engine sees it."""
+        recording = self.shard.windows[chunk.window].recording
+        return ChunkAudio(self.samples(chunk), recording.language, recording.keywords)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChunkAudio:
@@ -226,6 +231,10 @@ class EngineStats:
     audio_s: float = 0.0  # seconds of audio given to the engine
     padded_s: float = 0.0  # seconds the engine computed for them, padding included
     batches: int = 0
+
+    def share(self, part: float) -> EngineStats:
+        """The part of the cost that falls to one of several shards packed together."""
+        return EngineStats(self.engine_s * part, self.wait_s * part, self.audio_s * part, self.padded_s * part, self.batches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,9 @@ def _row(shard: TranscribedShard, position: int) -> Transcript:
     segments, spans, chunk_failure = window_segments(position, shard)
     failure = decoded.failure or chunk_failure
     language = _language(shard, position, planned)
+    shard_audio_s = sum(chunk.audio_s for chunk in shard.chunks)
     audio_s = sum(chunk.audio_s for chunk in shard.chunks if chunk.window == position)
-    share = audio_s / shard.stats.audio_s if shard.stats.audio_s else 0.0
+    share = audio_s / shard_audio_s if shard_audio_s else 0.0
     return Transcript(
         id=planned.recording.id,
         uri=planned.recording.uri,
