@@ -96,12 +96,14 @@ def test_accuracy_is_that_of_the_same_weights_without_quarry(shared_data: Path, 
     model = WhisperModel(str(fetch_model("tiny.en")), device="cpu", compute_type="int8")
     references, plain = [], []
     for row in rows:
-        segments, _ = model.transcribe(row["audio_filepath"], language="en", beam_size=5)
+        # The same decoding as the engine's default; with time tokens, its own default, it is two points worse.
+        segments, _ = model.transcribe(
+            row["audio_filepath"], language="en", beam_size=5, temperature=0, without_timestamps=True
+        )
         plain.append(normalize(" ".join(segment.text for segment in segments), ours[0].normalizer or "none"))
         references.append(normalize(row["text"], ours[0].normalizer or "none"))
     our_rate = error_rate(total(row.word_errors for row in ours if row.word_errors))
-    # Fewer than a hundred utterances tell less than a point apart.
-    assert our_rate == pytest.approx(jiwer.wer(references, plain), abs=0.01 if count >= 100 else 0.03)
+    assert our_rate == pytest.approx(jiwer.wer(references, plain), abs=0.01)
 
 
 def test_stored_counts_are_jiwers_and_add_up(odd_files: dict[str, dict[str, Any]], shared_data: Path, tmp_path: Path) -> None:
