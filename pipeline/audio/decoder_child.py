@@ -33,10 +33,11 @@ def main(arguments: list[str]) -> None:
     while True:
         try:
             request, source = _next_request(sock)
+            with source:
+                kind, outcome = _outcome(decode, request, source, Output(sock))
+            wire.send(sock, kind, json.dumps(outcome).encode())
         except (wire.WireError, OSError):
-            return
-        with source:
-            _answer(sock, decode, request, source)
+            return  # the reader is gone
 
 
 class Source:
@@ -91,26 +92,24 @@ def _next_request(sock: socket.socket) -> tuple[dict[str, Any], Source]:
     return request, Source(sock, request["size"], fd)
 
 
-def _answer(sock: socket.socket, decode: Any, request: dict[str, Any], source: Source) -> None:
+def _outcome(decode: Any, request: dict[str, Any], source: Source, output: Output) -> tuple[bytes, dict[str, Any]]:
+    """The report of a request, or what stood against it."""
     begun = time.process_time()
     try:
-        report = decode.answer(request, source, Output(sock))
+        report = decode.answer(request, source, output)
     except AudioError as error:
-        wire.send(sock, wire.FAILED, json.dumps({"code": error.code, "message": error.message}).encode())
+        return wire.FAILED, {"code": error.code, "message": error.message}
     except MemoryError:
-        _fail(sock, "The decoder ran out of memory on this object; raise decode.memory_bytes to accept it.")
-        sys.exit(0)  # what is left of the address space may be in pieces
-    except (wire.WireError, OSError) as error:
-        _fail(sock, f"The decoder could not go on ({type(error).__name__}); check the object.")
+        return _failed("The decoder ran out of memory on this object; raise decode.memory_bytes to accept it.")
+    except wire.WireError:
+        raise
     except Exception as error:  # noqa: BLE001  the boundary: whatever a strange file provokes becomes a failure of that file
-        _fail(sock, f"The decoder stumbled over this object ({type(error).__name__}); check it with another player.")
-    else:
-        report["decode_s"] = time.process_time() - begun
-        wire.send(sock, wire.DONE, json.dumps(report).encode())
+        return _failed(f"The decoder stumbled over this object ({type(error).__name__}); check it with another player.")
+    return wire.DONE, {**report, "decode_s": time.process_time() - begun}
 
 
-def _fail(sock: socket.socket, message: str) -> None:
-    wire.send(sock, wire.FAILED, json.dumps({"code": "decode_error", "message": message}).encode())
+def _failed(message: str) -> tuple[bytes, dict[str, Any]]:
+    return wire.FAILED, {"code": "decode_error", "message": message}
 
 
 def _give_up_rights(memory_bytes: int) -> None:

@@ -32,7 +32,6 @@ class Ranges:
         self._read_range, self._size, self._block = read_range, size, block_bytes
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._run_start = self._run_end = -1  # blocks of the current sequential run
-        self.fetched_bytes = 0
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes [offset, offset + length), cut at the object's end."""
@@ -55,11 +54,11 @@ class Ranges:
             self._run_start = index
         ahead = min((index - self._run_start) // _READAHEAD_PART, _MAX_READ_BYTES // self._block)
         count = max(1, min(last - index + 1, _MAX_READ_BYTES // self._block), ahead)
+        count = next((more for more in range(1, count) if index + more in self._blocks), count)  # up to what is there
         start, end = index * self._block, min((index + count) * self._block, self._size)
         data = self._read_range(start, end)
         if len(data) != end - start:
             raise AudioError("fetch_failed", f"The store sent {len(data)} of {end - start} bytes; run again.")
-        self.fetched_bytes += len(data)
         for at in range(0, len(data), self._block):
             self._blocks[index + at // self._block] = data[at : at + self._block]
         self._run_end = index + count
@@ -72,7 +71,6 @@ class Blob:
 
     def __init__(self, size: int, etag: str | None, fd: int | None = None, ranges: Ranges | None = None) -> None:
         self.size, self.etag, self.fd, self.ranges = size, etag, fd, ranges
-        self._copied_bytes = 0
 
     @classmethod
     def copy(cls, data: bytes, etag: str | None) -> Blob:
@@ -80,14 +78,7 @@ class Blob:
         fd = os.memfd_create("audio")
         with os.fdopen(os.dup(fd), "wb") as file:
             file.write(data)
-        blob = cls(len(data), etag, fd=fd)
-        blob._copied_bytes = len(data)
-        return blob
-
-    @property
-    def fetched_bytes(self) -> int:
-        """Bytes that came from a remote store so far."""
-        return self.ranges.fetched_bytes if self.ranges else self._copied_bytes
+        return cls(len(data), etag, fd=fd)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -103,6 +94,7 @@ class Fetcher:
         self._decode, self._source = decode, source
         self._filesystems: dict[str, Any] = {}
         self._last: tuple[Location, Blob] | None = None
+        self.fetched_bytes = 0  # from remote stores, since the beginning
 
     def open(self, location: Location, expect: tuple[int | None, str | None] = (None, None)) -> Blob:
         """The object at `location`; valid until the next call.
@@ -138,7 +130,9 @@ class Fetcher:
 
     def _remote(self, location: Location, size: int, etag: str | None) -> Blob:
         def read_range(start: int, end: int) -> bytes:
-            return bytes(self._ask(lambda fs: fs.cat_file(location.path, start=start, end=end), location.scheme))
+            data = bytes(self._ask(lambda fs: fs.cat_file(location.path, start=start, end=end), location.scheme))
+            self.fetched_bytes += len(data)
+            return data
 
         if size > self._decode.whole_object_bytes:
             return Blob(size, etag, ranges=Ranges(read_range, size, self._decode.range_bytes))

@@ -84,8 +84,8 @@ class AudioReader:
         Fewer samples come where the audio ends before; none (and the warning `no_samples`) where it ends before `start_s`.
         `expect`: size and etag of the object when it was planned. Raises AudioError.
         """
+        fetched_before = self._fetcher.fetched_bytes
         blob = self._open(recording, expect)
-        fetched_before = 0 if blob.ranges is None else blob.fetched_bytes
         offset = round(recording.offset_s * SAMPLE_RATE_HZ)
         limit = round(self._config.max_audio_s * SAMPLE_RATE_HZ)
         start = offset + round(start_s * SAMPLE_RATE_HZ)
@@ -103,7 +103,7 @@ class AudioReader:
         if not len(samples) and header_s and recording.offset_s > header_s:
             raise _past_end(recording, header_s)
         found["expected_s"] = _expected_s(planned, header_s, start, samples)
-        return DecodedAudio(samples, start_s, _report(found, samples, blob.fetched_bytes - fetched_before))
+        return DecodedAudio(samples, start_s, _report(found, samples, self._fetcher.fetched_bytes - fetched_before))
 
     def _open(self, recording: Recording, expect: tuple[int | None, str | None]) -> Blob:
         location = resolve(recording.uri, self._roots, self._schemes)

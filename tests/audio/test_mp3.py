@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[int, int | None, dict[str, str], dict[str, str]]] = {
 
 @pytest.fixture(scope="module", params=KINDS, ids=lambda kind: kind)
 def file(request: pytest.FixtureRequest) -> bytes:
-    rate, bit_rate, _, container_options = KINDS[request.param]
+    rate, bit_rate, options, container_options = KINDS[request.param]
     samples = signal(12, rate)
     return encode(
         samples, rate, "mp3", "libmp3lame", bit_rate=bit_rate, options=options, container_options=container_options
