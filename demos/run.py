@@ -43,7 +43,8 @@ def failed_files(overrides: list[str]) -> list[str]:
     store = open_ledger(load_config(CONFIG, overrides)).store
     snapshot = latest_snapshot(store)
     keys = [file["key"] for file in snapshot.files["failures"]] if snapshot else []
-    uris = [uri for key in keys for uri in pq.read_table(BytesIO(store.get(key)))["uri"].to_pylist()]
+    # Not read_table: it drops the buffer in a thread of its own, which aborts a process that ends at that moment.
+    uris = [uri for key in keys for uri in pq.ParquetFile(BytesIO(store.get(key))).read()["uri"].to_pylist()]
     return sorted({uri.rpartition("/")[2] for uri in uris})
 
 
