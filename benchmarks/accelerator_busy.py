@@ -18,6 +18,7 @@ from corpus import make_clips
 
 from pipeline.config import load_config
 from pipeline.prepare import prepare, write_plan
+from pipeline.records import Undone
 from pipeline.run import receipts
 
 DEVICE_S_PER_AUDIO_S = 0.004  # an accelerator of 250× real time: what two cores can feed with room to spare
@@ -55,6 +56,8 @@ def busy_share(manifest: Path, output: Path, calls: int) -> tuple[int, float]:
     write_plan(run)
     commits: list[tuple[float, float]] = []
     for receipt in receipts(run, run.ledger.todo()):
+        if isinstance(receipt, Undone):
+            raise SystemExit(receipt.message)
         commits.append((time.monotonic(), receipt.audio_s * DEVICE_S_PER_AUDIO_S))
     steady_s = commits[-1][0] - commits[0][0]
     return len(commits), sum(device_s for _, device_s in commits[1:]) / steady_s

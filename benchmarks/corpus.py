@@ -20,7 +20,8 @@ def make_clips(folder: Path, hours: float, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     speech, rate_hz = soundfile.read(SPEECH, dtype="int16")
     random = np.random.default_rng(seed)
-    rows, total_s = [], 0.0
+    rows: list[dict[str, str | float]] = []
+    total_s = 0.0
     while total_s < hours * 3600:
         length_s = float(np.clip(random.lognormal(np.log(MEAN_S) - 0.125, 0.5), SHORTEST_S, LONGEST_S))
         start = int(random.integers(0, len(speech)))

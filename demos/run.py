@@ -6,14 +6,13 @@ python demos/run.py [a.b=c ...]        (overrides of configs/demo.yaml)
 from __future__ import annotations
 
 import sys
-from io import BytesIO
 
-import pyarrow.parquet as pq
 from make_archive import BROKEN
 
 from pipeline.cli import main as quarry
 from pipeline.config import load_config
 from pipeline.prepare import open_ledger
+from pipeline.store.parts import table_of
 from pipeline.store.snapshot import latest_snapshot
 
 CONFIG = "configs/demo.yaml"
@@ -43,8 +42,7 @@ def failed_files(overrides: list[str]) -> list[str]:
     store = open_ledger(load_config(CONFIG, overrides)).store
     snapshot = latest_snapshot(store)
     keys = [file["key"] for file in snapshot.files["failures"]] if snapshot else []
-    # Not read_table: it drops the buffer in a thread of its own, which aborts a process that ends at that moment.
-    uris = [uri for key in keys for uri in pq.ParquetFile(BytesIO(store.get(key))).read()["uri"].to_pylist()]
+    uris = [uri for key in keys for uri in table_of(store.get(key))["uri"].to_pylist()]
     return sorted({uri.rpartition("/")[2] for uri in uris})
 
 

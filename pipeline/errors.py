@@ -36,7 +36,7 @@ AudioCode = Literal[
     "decode_error",  # the decoder gave up before the first sample
     "decode_timeout",  # the decoder passed its deadline
     "decoder_crashed",  # the decoder process died
-    "truncated",          # the audio ends before its header or the manifest says; the row is partial
+    "truncated",  # the audio ends before its header or the manifest says; the row is partial
     "audio_too_long",  # more audio than decode.max_audio_s
     "offset_past_end",  # the row's offset lies behind the end of the audio
     "no_such_channel",  # the row names a channel that the audio does not have

@@ -234,7 +234,9 @@ class EngineStats:
 
     def share(self, part: float) -> EngineStats:
         """The part of the cost that falls to one of several shards packed together."""
-        return EngineStats(self.engine_s * part, self.wait_s * part, self.audio_s * part, self.padded_s * part, self.batches)
+        return EngineStats(
+            self.engine_s * part, self.wait_s * part, self.audio_s * part, self.padded_s * part, self.batches
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,23 @@ def test_overrides_win_over_the_file_and_reach_deep(tmp_path: Path) -> None:
     assert config.engine.name == "whisper"
 
 
-@pytest.mark.parametrize("change", ["engine.model=other", "chunk.vad=none", "plan.window_s=600", "score.normalizer=basic"])
+@pytest.mark.parametrize(
+    "change", ["engine.model=other", "chunk.vad=none", "plan.window_s=600", "score.normalizer=basic"]
+)
 def test_text_settings_change_the_fingerprint(change: str) -> None:
     assert load_config(None, [*BASE, change]).fingerprint() != load_config(None, BASE).fingerprint()
 
 
 @pytest.mark.parametrize(
-    "change", ["runtime.kind=local", "batch.max_audio_s=60", "decode.timeout_s=5", "name=x", "output=elsewhere", "engine.threads=2"]
+    "change",
+    [
+        "runtime.kind=local",
+        "batch.max_audio_s=60",
+        "decode.timeout_s=5",
+        "name=x",
+        "output=elsewhere",
+        "engine.threads=2",
+    ],
 )
 def test_speed_settings_do_not(change: str) -> None:
     assert load_config(None, [*BASE, change]).fingerprint() == load_config(None, BASE).fingerprint()

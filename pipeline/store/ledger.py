@@ -23,7 +23,7 @@ from pipeline.errors import StoreError
 from pipeline.plan import PlanTotals, shards_of
 from pipeline.records import Shard
 from pipeline.store.objects import ObjectStore
-from pipeline.store.parts import list_parts
+from pipeline.store.parts import list_parts, table_of
 
 # Shards are read back a row group at a time; a footer of 100 000 row groups would cost more than the rows.
 _WINDOWS_PER_ROW_GROUP = 5_000
@@ -93,7 +93,7 @@ class Ledger:
 
     def planned_windows(self, columns: list[str] | None = None) -> pa.Table:
         """The whole plan, one row per window (or some of its columns)."""
-        tables = [pq.read_table(BytesIO(self._plan_data(part)), columns=columns) for part in self.plan_parts()]
+        tables = [table_of(self._plan_data(part), columns) for part in self.plan_parts()]
         return pa.concat_tables(tables)
 
     def entries(self) -> pa.Table:

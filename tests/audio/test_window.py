@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_neighbours_meet_at_the_same_sample(reader: AudioReader, recording: Reco
     with reader:
         decoded = [decode_window(reader, window, PLAN, CHUNKS, 30.0) for window in windows(recording, 150.0, 3)]
     assert np.array_equal(np.concatenate([samples for _, samples, _ in decoded]), whole)
-    for (left, _, _), (right, _, _) in zip(decoded, decoded[1:], strict=False):
+    for (left, _, _), (right, _, _) in pairwise(decoded):
         assert left.end_s == pytest.approx(right.start_s, abs=1e-9)
         assert left.end_s % 50 != 0, "the cut fell on the planned boundary, not on a quiet place"
 

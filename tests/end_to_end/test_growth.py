@@ -42,7 +42,9 @@ def test_changed_and_lost_rows_are_refused(
     settings = fake_settings(tmp_path / "manifest.jsonl", tmp_path / "out", **{"source.roots": f"[{archive}]"})
     write(tmp_path / "manifest.jsonl", rows[:3])
     assert quarry("run", *settings).returncode == 0
-    changed = rows[:2] if change == "a row less" else [{**rows[0], "audio_filepath": rows[1]["audio_filepath"]}, *rows[1:3]]
+    changed = (
+        rows[:2] if change == "a row less" else [{**rows[0], "audio_filepath": rows[1]["audio_filepath"]}, *rows[1:3]]
+    )
     write(tmp_path / "manifest.jsonl", changed)
     refused = quarry("run", *settings)
     assert refused.returncode == 2

@@ -38,7 +38,9 @@ def test_a_run_from_and_to_a_bucket(bucket: str, s3_endpoint: S3Endpoint, archiv
 def test_a_lost_part_is_made_again_and_nothing_else(bucket: str, s3_endpoint: S3Endpoint, archive: Path) -> None:
     options = json.dumps(s3_endpoint.storage_options())
     settings = fake_settings(
-        archive / "manifest.jsonl", f"{bucket}/lost", **{"store.storage_options": options, "source.roots": f"[{archive}]"}
+        archive / "manifest.jsonl",
+        f"{bucket}/lost",
+        **{"store.storage_options": options, "source.roots": f"[{archive}]"},
     )
     assert quarry("run", *settings).returncode == 1
     filesystem = connect(s3_endpoint)

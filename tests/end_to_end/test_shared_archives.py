@@ -26,7 +26,12 @@ def transcribe(rows: list[dict[str, Any]], shared_data: Path, folder: Path, *ext
     """Run whisper over rows of (id, audio_filepath, text) in one process; transcripts by id."""
     manifest = folder / "manifest.jsonl"
     manifest.write_text("".join(json.dumps({"lang": "en", **row}) + "\n" for row in rows))
-    settings = [f"manifest={manifest}", f"output={folder / 'out'}", f"source.roots=[{shared_data}]", "runtime.kind=local"]
+    settings = [
+        f"manifest={manifest}",
+        f"output={folder / 'out'}",
+        f"source.roots=[{shared_data}]",
+        "runtime.kind=local",
+    ]
     done = quarry("run", *settings, *extra)
     assert done.returncode in (0, 1), done.stderr
     return {row["id"]: row for row in table(folder / "out").to_pylist()}
@@ -106,14 +111,18 @@ def test_accuracy_is_that_of_the_same_weights_without_quarry(shared_data: Path, 
     assert our_rate == pytest.approx(jiwer.wer(references, plain), abs=0.01)
 
 
-def test_stored_counts_are_jiwers_and_add_up(odd_files: dict[str, dict[str, Any]], shared_data: Path, tmp_path: Path) -> None:
+def test_stored_counts_are_jiwers_and_add_up(
+    odd_files: dict[str, dict[str, Any]], shared_data: Path, tmp_path: Path
+) -> None:
     utterances = index(shared_data, "a/librispeech-test-other/")[:8]
     rows = [
         {"id": row["path"], "audio_filepath": str(shared_data / row["path"]), "text": row["reference"]}
         for row in utterances
     ]
     found = [transcript_of(row) for row in transcribe(rows, shared_data, tmp_path).values()]
-    pairs = [(normalize(t.reference_text or "", t.normalizer or ""), normalize(t.text, t.normalizer or "")) for t in found]
+    pairs = [
+        (normalize(t.reference_text or "", t.normalizer or ""), normalize(t.text, t.normalizer or "")) for t in found
+    ]
     for transcript, (reference, hypothesis) in zip(found, pairs, strict=True):
         counts = jiwer.process_words(reference, hypothesis)
         assert transcript.word_errors is not None

@@ -9,12 +9,27 @@ import pytest
 from pipeline.records import Receipt, Undone
 from pipeline.runtime.progress import ProgressLine, Tally, clock, progress_text
 
-RECEIPT = Receipt("00000-aa", "won", rows=10, ok=7, partial=1, failed=2, audio_s=1800, decode_s=1, engine_s=30, wait_s=10, padded_s=2000)
+RECEIPT = Receipt(
+    "00000-aa",
+    "won",
+    rows=10,
+    ok=7,
+    partial=1,
+    failed=2,
+    audio_s=1800,
+    decode_s=1,
+    engine_s=30,
+    wait_s=10,
+    padded_s=2000,
+)
 
 
 def test_the_line_adds_receipts_up() -> None:
     text = progress_text(Tally().plus(RECEIPT), shards=4, audio_s=7200, elapsed_s=60)
-    assert text == "1/4 shards · 0.50 of 2.00 h · 30.0× real time · engine busy 75% · 1 partial · 2 failed · 3 min 00 s left"
+    assert (
+        text
+        == "1/4 shards · 0.50 of 2.00 h · 30.0× real time · engine busy 75% · 1 partial · 2 failed · 3 min 00 s left"
+    )
 
 
 def test_shards_that_were_not_done_are_said() -> None:

@@ -54,7 +54,9 @@ decoded_windows = st.builds(
     failure=st.none() | failures,
 )
 chunks = st.builds(Chunk, st.integers(0, 3), st.integers(0, 3), seconds, seconds, st.just(0), st.just(2))
-segments = st.builds(Segment, st.just(0), seconds, seconds, texts, words=st.lists(st.builds(Word, texts), max_size=1).map(tuple))
+segments = st.builds(
+    Segment, st.just(0), seconds, seconds, texts, words=st.lists(st.builds(Word, texts), max_size=1).map(tuple)
+)
 hypotheses = st.builds(
     Hypothesis, texts, confidence=st.none() | st.floats(0, 1), segments=st.lists(segments, max_size=2).map(tuple)
 )

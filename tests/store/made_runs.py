@@ -22,7 +22,10 @@ PLAN = PlanConfig(window_s=60, shard_s=60, overlap_s=4)
 
 
 def manifest_rows(durations_s: dict[str, float]) -> pa.Table:
-    rows = [{"id": name, "uri": f"/a/{name}", "offset_s": 0.0, "duration_s": s, "keywords": [], "extra": []} for name, s in durations_s.items()]
+    rows = [
+        {"id": name, "uri": f"/a/{name}", "offset_s": 0.0, "duration_s": s, "keywords": [], "extra": []}
+        for name, s in durations_s.items()
+    ]
     return pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA)
 
 
@@ -35,7 +38,13 @@ def made_run(folder: Path, durations_s: dict[str, float]) -> Ledger:
 
 def add_plan(ledger: Ledger, durations_s: dict[str, float], first_index: int) -> None:
     table = plan_table(manifest_rows(durations_s), PLAN, first_index)
-    header = {"manifest": "m", "manifest_digest": "d", "fingerprint": "0", "schema_version": SCHEMA_VERSION, "config": {}}
+    header = {
+        "manifest": "m",
+        "manifest_digest": "d",
+        "fingerprint": "0",
+        "schema_version": SCHEMA_VERSION,
+        "config": {},
+    }
     ledger.add_plan_part(table, {**header, "totals": totals(table)})
 
 

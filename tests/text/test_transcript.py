@@ -33,7 +33,11 @@ def shard(*outcomes: Hypothesis | Failure, window: DecodedWindow | None = None, 
     chunks = tuple(Chunk(0, n, 10.0 * n, 10.0 * (n + 1), n * 10 * RATE, 10 * RATE) for n in range(len(outcomes)))
     planned = Shard("00000-aa", 0, (Window(recording, 0, 1, 0.0, length_s),), length_s)
     return TranscribedShard(
-        planned, (window or DecodedWindow(0.0, length_s),), chunks, outcomes, EngineStats(2.0, 0.0, length_s, length_s, 1)
+        planned,
+        (window or DecodedWindow(0.0, length_s),),
+        chunks,
+        outcomes,
+        EngineStats(2.0, 0.0, length_s, length_s, 1),
     )
 
 
