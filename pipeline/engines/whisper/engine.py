@@ -34,15 +34,14 @@ _PROMPT_TOKENS = _CONTEXT_TOKENS // 2 - 5  # of keywords: half the context less 
 # Whisper invents a word for digital silence and for a click; nothing quieter (-72 dBFS) or shorter (0.1 s) is one.
 _SILENT_PEAK = 8
 _SHORTEST_SAMPLES = 1600
-_TINY_BYTES, _TINY_RTFX = 75.5e6, 30.0  # one core, full chunks (docs/engines.md); falls with the size of the weights
+# One core and chunks of middling length; 45 with full ones (docs/engines.md). Falls with the size of the weights.
+_TINY_BYTES, _TINY_RTFX = 75.5e6, 30.0
 
 
 class WhisperOptions(Section):
     """`engine.options` of the whisper engine."""
 
-    beam_size: int = Field(
-        5, ge=1, le=16, description="1 is greedy: a quarter less time, two points more WER (tiny.en)"
-    )
+    beam_size: int = Field(5, ge=1, le=16, description="1 is greedy: a tenth less time, two points more WER (tiny.en)")
     max_new_tokens: int = Field(224, ge=1, le=224, description="longest text of a chunk in tokens; stops loops")
     timestamps: bool = Field(
         False, description="segment times inside the chunk from the model; costs a little accuracy"
