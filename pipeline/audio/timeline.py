@@ -264,7 +264,7 @@ def _snap(position: int, n_samples: int, grid: tuple[int, int] | None, slack: fl
 def _planes(frame: Any) -> Planes:
     kind, channels = _TYPES[frame.format.packed.name], frame.layout.nb_channels
     # Not to_ndarray: with 8 channels PyAV 18 sees a ninth plane there and reads wild memory.
-    if frame.format.is_planar:
+    if frame.format.is_planar and channels > 1:
         return np.stack([np.frombuffer(frame.planes[i], kind, frame.samples) for i in range(channels)])
     flat = np.frombuffer(frame.planes[0], kind, frame.samples * channels)
-    return np.ascontiguousarray(flat.reshape(-1, channels).T)
+    return np.ascontiguousarray(flat.reshape(-1, channels).T)  # no copy where there is one channel
