@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from fractions import Fraction
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import av
@@ -40,26 +41,26 @@ def encode(
 ) -> bytes:
     """float32 [n] or [channels, n] in a container, by PyAV. `gap`: at this second, leave out so many seconds of time stamps."""
     planes = np.atleast_2d(samples).astype(np.float32)
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container, options=container_options or {}) as out:
-        stream = out.add_stream(
-            codec, rate=rate_hz, layout="mono" if len(planes) == 1 else "stereo", options=options or {}
-        )
+    layout = "mono" if len(planes) == 1 else "stereo"
+    with (
+        NamedTemporaryFile() as file,
+        av.open(file.name, "w", format=container, options=container_options or {}) as out,
+    ):
+        stream = out.add_stream(codec, rate=rate_hz, layout=layout, options=options or {})
         if bit_rate:
             stream.bit_rate = bit_rate
-        resampler = av.AudioResampler(format=stream.codec_context.format, layout=stream.layout, rate=rate_hz)
-        step = 4096
-        for at in range(0, planes.shape[1], step):
-            frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(planes[:, at : at + step]), format="fltp", layout=stream.layout.name
-            )
+        resampler = av.AudioResampler(format=stream.codec_context.format, layout=layout, rate=rate_hz)
+        for at in range(0, planes.shape[1], 4096):
+            piece = np.ascontiguousarray(planes[:, at : at + 4096])
+            frame = av.AudioFrame.from_ndarray(piece, format="fltp", layout=layout)
             frame.sample_rate, frame.time_base = rate_hz, Fraction(1, rate_hz)
             shift = start_s + (gap[1] if gap and at >= gap[0] * rate_hz else 0.0)
             frame.pts = at + round(shift * rate_hz)
             for converted in resampler.resample(frame):
                 out.mux(stream.encode(converted))
         out.mux(stream.encode(None))
-    return buffer.getvalue()
+        out.close()
+        return Path(file.name).read_bytes()
 
 
 def lag(reference: npt.NDArray[Any], other: npt.NDArray[Any], reach: int = 2000) -> int:
