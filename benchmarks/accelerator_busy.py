@@ -52,10 +52,9 @@ def busy_share(manifest: Path, output: Path, calls: int) -> tuple[int, float]:
         "plan.shard_s=600",
         f"runtime.concurrent_calls={calls}",
     ]
-    run = prepare(load_config(None, settings))
-    write_plan(run)
+    run = write_plan(prepare(load_config(None, settings)))
     commits: list[tuple[float, float]] = []
-    for receipt in receipts(run, run.ledger.todo()):
+    for receipt in receipts(run, run.ledger.todo(run.ledger.entries())):
         if isinstance(receipt, Undone):
             raise SystemExit(receipt.message)
         commits.append((time.monotonic(), receipt.audio_s * DEVICE_S_PER_AUDIO_S))

@@ -6,12 +6,17 @@ Exit codes: 0 all ok · 1 finished with failed rows · 2 could not run · 3 inco
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import QuarryError
+from pipeline.errors import QuarryError, RunBrokenOffError
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -29,7 +34,10 @@ _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
+    logging.getLogger("pipeline").addHandler(
+        logging.NullHandler()
+    )  # the story of a shard is for those who ask for logs
     try:
         from pipeline import commands
         from pipeline.config import load_config
@@ -37,19 +45,61 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_config(arguments.config, arguments.overrides)
         name = "explain" if arguments.command == "run" and arguments.explain else arguments.command
         command: Callable[[RunConfig, str], int] = getattr(commands, name)
-        return command(config, _settings(arguments))
+        with _stoppable():
+            return command(config, _settings(arguments))
+    except RunBrokenOffError as error:
+        print(f"quarry: {error}", file=sys.stderr)
+        return 3
     except QuarryError as error:
         print(f"quarry: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("quarry: interrupted; what is published stays, the same command resumes.", file=sys.stderr)
         return 3
+    except Exception as error:  # the last boundary: never end with a code that means "finished"
+        if os.environ.get("QUARRY_TRACEBACK"):
+            raise
+        reason = " ".join(str(error).split())[:300]
+        print(f"quarry: {type(error).__name__}: {reason}; QUARRY_TRACEBACK=1 tells where.", file=sys.stderr)
+        return 3 if arguments.command == "run" else 2
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM, as schedulers send it, ends a command as Ctrl-C does: with what is done recorded."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Options may stand between overrides: argparse leaves the overrides behind an option over."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.overrides += rest
+    return arguments
 
 
 def _settings(arguments: argparse.Namespace) -> str:
     """The settings as they were typed, for commands that a message proposes."""
     config = ["--config", arguments.config] if arguments.config else []
-    return shlex.join([*config, *arguments.overrides])
+    return shlex.join([*config, *map(_without_secrets, arguments.overrides)])
+
+
+def _without_secrets(override: str) -> str:
+    key, _, _ = override.partition("=")
+    return f"{key}=…" if "storage_options" in key else override
 
 
 def _parser() -> argparse.ArgumentParser:

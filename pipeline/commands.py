@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.engines.base import describe_engine
+from pipeline.engines.base import describe_engine, primary_language
 from pipeline.errors import RunError
 from pipeline.prepare import open_ledger, prepare, run_id, run_uri, write_plan
 from pipeline.report import plan_text, report_text
@@ -29,11 +29,12 @@ def validate(config: RunConfig, settings: str) -> int:
     report = check_manifest(config.manifest, config.source)
     print(
         f"{config.manifest}: {report.rows} rows, {report.audio_s / 3600:.2f} h of known length, "
-        f"{report.rows_without_duration} without a duration, {report.rows_with_reference} with a reference."
+        f"{report.rows_without_duration} without a duration, {report.rows_with_reference} with a reference; "
+        "the objects are not opened."
     )
     print(f"engine {spec.name}, model {spec.model}, revision {spec.revision}.")
     for language, count in report.languages.items():
-        if language and spec.languages is not None and language not in spec.languages:
+        if language and spec.languages is not None and primary_language(language) not in spec.languages:
             print(
                 f"{count} rows in {language!r}: {spec.name} {spec.model} cannot; they would fail as language_unsupported."
             )
@@ -41,8 +42,9 @@ def validate(config: RunConfig, settings: str) -> int:
         print(f"line {problem.line}: {problem.message} (it would fail as uri_refused)")
     for problem in report.problems:
         print(f"line {problem.line}: {problem.message}")
-    if report.problem_count > len(report.problems):
-        print(f"… and {report.problem_count - len(report.problems)} more.")
+    more = report.problem_count + report.refused_count - len(report.problems) - len(report.refused)
+    if more:
+        print(f"… and {more} more.")
     return 2 if report.problem_count else 0
 
 
@@ -57,7 +59,7 @@ def plan(config: RunConfig, settings: str) -> int:
 def explain(config: RunConfig, settings: str) -> int:
     """Print the resolved settings and what the run would be; write nothing."""
     run = prepare(config, _print_probe)
-    print(yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True).rstrip())
+    print(yaml.safe_dump(config.public(), sort_keys=False, allow_unicode=True).rstrip())
     print()
     print(plan_text(run))
     return 0
@@ -71,6 +73,10 @@ def run(config: RunConfig, settings: str) -> int:
     if outcome.snapshot is None:
         for shard in outcome.reasons:
             print(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}", file=sys.stderr)
+        lost = outcome.left - len(outcome.reasons)
+        if lost > 0:
+            tries = config.runtime.task_retries + 1
+            print(f"{lost} shards came back without a word: their worker ended {tries} times over.", file=sys.stderr)
         print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
         return outcome.exit_code
     if not outcome.done_now:
@@ -83,7 +89,8 @@ def run(config: RunConfig, settings: str) -> int:
 def status(config: RunConfig, settings: str) -> int:
     """How far the run is."""
     ledger = _existing(config)
-    entries, todo = ledger.entries(), ledger.todo()
+    entries = ledger.entries()
+    todo = ledger.todo(entries)
     done = entries.num_rows - todo.num_rows
     hours = [sum(table["audio_s"].to_pylist()) / 3600 for table in (entries, todo)]
     print(f"{run_id(config)}: {done} of {entries.num_rows} shards done, {hours[0] - hours[1]:.2f} of {hours[0]:.2f} h.")
@@ -123,7 +130,10 @@ def report(config: RunConfig, settings: str) -> int:
 
 def _existing(config: RunConfig) -> Ledger:
     ledger = open_ledger(config)
-    if not ledger.plan_parts():
+    parts = ledger.plan_parts()
+    if parts and config.public()["manifest"] not in {part.manifest for part in parts}:
+        print(f"note: this run was planned from {parts[0].manifest}.", file=sys.stderr)
+    if not parts:
         raise RunError(f"There is no run at {run_uri(config)}; `quarry run` with the same settings begins it.")
     return ledger
 

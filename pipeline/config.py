@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,8 @@ from pydantic.fields import FieldInfo
 from pipeline.errors import ConfigError
 
 _TEXT = "text"
+_PUBLIC_OPTIONS = ("endpoint_url", "anon", "profile", "region_name")
+_USER_INFO = re.compile(r"://[^/@]*@")
 
 
 def text_field(default: Any, description: str, **limits: Any) -> Any:
@@ -116,7 +119,7 @@ class EngineConfig(Section):
     task: Literal["transcribe", "translate"] = text_field("transcribe", "translate: into English, where the engine can")
     options: dict[str, Any] = text_field({}, "the engine's own options (docs/engines.md)")
     device: str = speed_field("auto", "auto | cpu | cuda")
-    threads: int = speed_field(0, "CPU threads of one engine; 0: the cores Ray gives it", ge=0)
+    threads: int = speed_field(0, "CPU threads of one engine; 0: all cores of the machine", ge=0)
 
 
 class ScoreConfig(Section):
@@ -155,7 +158,7 @@ class RunConfig(Section):
     manifest: str = speed_field(..., "path or uri of the manifest")
     output: str = speed_field(..., "folder or uri that receives runs")
     name: str | None = speed_field(
-        None, "front part of the run id; null: the manifest's file name", pattern=r"^[A-Za-z0-9_.-]{1,64}$"
+        None, "front part of the run id; null: the manifest's file name", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
     )
     source: SourceConfig = SourceConfig()
     store: StoreConfig = StoreConfig()
@@ -166,6 +169,18 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     score: ScoreConfig = ScoreConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    def public(self) -> dict[str, Any]:
+        """All settings, with what may be secret left out: what is printed and stored."""
+        found = self.model_dump()
+        for section in ("source", "store"):
+            options = found[section]["storage_options"]
+            found[section]["storage_options"] = {
+                key: options[key] if key in _PUBLIC_OPTIONS else "…" for key in options
+            }
+        for name in ("manifest", "output"):
+            found[name] = _USER_INFO.sub("://…@", found[name])
+        return found
 
     def text_settings(self) -> dict[str, Any]:
         """The settings that can change a transcript, as a nested dict."""

@@ -5,9 +5,11 @@
     │   ├── ConfigError      unknown field, bad value, bad override
     │   ├── ManifestError    missing, unreadable or contradictory manifest
     │   ├── StoreError       the object store refused, or is not there
-    │   └── DriftError       the config, schema or input changed under a run that exists
+    │   ├── DriftError       the config, schema or input changed under a run that exists
+    │   └── RunBrokenOffError  something under it failed on the way: exit code 3, the same command resumes
     └── ItemError            about one recording: it becomes a row with a stable `code`; the run goes on
         ├── AudioError       fetch and decode
+        │   └── TransientError   the store's fault, not the recording's: its shard is left for the next run
         └── EngineError      recognition
             ├── EngineOutOfMemory   the runner halves the batch and tries again
             └── EngineDead          the backend is gone: the actor ends its process (ray#60145)
@@ -40,6 +42,7 @@ AudioCode = Literal[
     "audio_too_long",  # more audio than decode.max_audio_s
     "offset_past_end",  # the row's offset lies behind the end of the audio
     "no_such_channel",  # the row names a channel that the audio does not have
+    "internal_error",  # a defect of Quarry met in this recording
 ]
 
 EngineCode = Literal["engine_error", "engine_oom", "engine_dead", "engine_timeout", "language_unsupported"]
@@ -69,6 +72,10 @@ class DriftError(RunError):
     """A run exists under this name, made from other settings or other input."""
 
 
+class RunBrokenOffError(RunError):
+    """The run could not go on; what is published stays, and the same command resumes."""
+
+
 class ItemError(QuarryError):
     """About one recording; becomes a failed row."""
 
@@ -94,6 +101,10 @@ class AudioError(ItemError):
 
     def __reduce__(self) -> tuple[type[ItemError], tuple[str, str]]:
         return type(self), (self.code, self.message)
+
+
+class TransientError(AudioError):
+    """The store did not give an object that may well be there; not a verdict on the recording."""
 
 
 class EngineError(ItemError):

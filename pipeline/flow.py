@@ -21,7 +21,7 @@ from pipeline.audio.window import decode_window
 from pipeline.config import RunConfig, ScoreConfig
 from pipeline.engines.base import Engine
 from pipeline.engines.runner import MemoryBudget, run_batches
-from pipeline.errors import AudioError
+from pipeline.errors import TransientError
 from pipeline.records import (
     SAMPLE_RATE_HZ,
     Chunk,
@@ -49,9 +49,10 @@ def decode(shard: Shard, reader: AudioReader, config: RunConfig, max_chunk_s: fl
     for position, window in enumerate(shard.windows):
         try:
             decoded, samples, bounds = decode_window(reader, window, config.plan, config.chunk, max_chunk_s)
-        except AudioError as error:
-            failure = Failure(error.stage, error.code, error.message)
-            windows.append(DecodedWindow(window.start_s, window.start_s, failure=failure))
+        except TransientError:
+            raise  # the recording may be fine: the shard is left undone, and the same command tries it again
+        except Exception as error:  # noqa: BLE001 - one recording, whatever is in it, must not hold up its shard
+            windows.append(DecodedWindow(window.start_s, window.start_s, failure=Failure.of(error)))
             continue
         windows.append(decoded)
         for index, (start, stop) in enumerate(bounds):

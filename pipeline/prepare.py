@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import reduce
 from pathlib import PurePosixPath
 
@@ -85,7 +85,7 @@ def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) ->
     identity = RunIdentity(run_id(config), config.fingerprint(), spec.name, spec.model, spec.revision)
     roots = manifest_roots(config.manifest, config.source)
     if existing:
-        _check_same_run(existing[0], config)
+        _check_same_run(existing[0], config, spec)
     if existing and existing[-1].manifest_digest == digest:
         return Run(config, spec, identity, roots, ledger, existing, None, digest)
     rows = pa.concat_tables(read_manifest(config.manifest, config.source))
@@ -99,21 +99,25 @@ def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) ->
     return Run(config, spec, identity, roots, ledger, existing, windows, digest)
 
 
-def write_plan(run: Run) -> None:
-    """Write the plan part that is new, if one is."""
+def write_plan(run: Run) -> Run:
+    """Write the plan part that is new, if one is; the run with it among the existing ones. Raises DriftError, StoreError."""
     if run.new_windows is None:
-        return
-    run.ledger.add_plan_part(
+        return run
+    run.ledger.store.check_writable()
+    part = run.ledger.add_plan_part(
+        len(run.existing),
         run.new_windows,
         {
-            "manifest": run.config.manifest,
+            "manifest": run.config.public()["manifest"],
             "manifest_digest": run.digest,
             "fingerprint": run.config.fingerprint(),
             "schema_version": SCHEMA_VERSION,
+            "model_revision": run.spec.revision,
             "totals": totals(run.new_windows),
             "config": run.config.text_settings(),
         },
     )
+    return replace(run, existing=(*run.existing, part), new_windows=None)
 
 
 def add_totals(one: PlanTotals, other: PlanTotals) -> PlanTotals:
@@ -121,11 +125,16 @@ def add_totals(one: PlanTotals, other: PlanTotals) -> PlanTotals:
     return PlanTotals(*(a + b for a, b in zip(astuple(one), astuple(other), strict=True)))
 
 
-def _check_same_run(first: PlanPart, config: RunConfig) -> None:
+def _check_same_run(first: PlanPart, config: RunConfig, spec: EngineSpec) -> None:
     if first.schema_version != SCHEMA_VERSION:
         raise DriftError(
             f"The run {run_id(config)} was begun with schema version {first.schema_version}, this Quarry writes "
             f"{SCHEMA_VERSION}; give this run another `name`."
+        )
+    if first.model_revision != spec.revision:
+        raise DriftError(
+            f"The run {run_id(config)} was begun with revision {first.model_revision} of {spec.model}, which is now "
+            f"{spec.revision}; give this run another `name`, or restore the weights."
         )
 
 

@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import AudioError, ItemError
+
 SAMPLE_RATE_HZ = 16_000
 
 Samples = npt.NDArray[np.int16]
@@ -85,6 +87,13 @@ class Failure:
     code: str
     message: str  # one sentence, at most 500 characters, no query strings
     attempts: int = 1
+
+    @staticmethod
+    def of(error: Exception) -> Failure:
+        """What an error means for the one recording it is about; an error we did not foresee is an `internal_error`."""
+        if not isinstance(error, ItemError):
+            error = AudioError("internal_error", f"Quarry failed on this recording: {type(error).__name__}: {error}.")
+        return Failure(error.stage, error.code, " ".join(error.message.split())[:500])
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from pipeline.store.snapshot import Snapshot, finalize
 
 RUNTIMES = {"ray": "pipeline.runtime.ray_flow", "local": "pipeline.runtime.local_flow"}
 _REASONS_KEPT = 5
+_UNDONE_IN_A_ROW = 8
 _VERSIONS_OF = ("quarry-asr", "ray", "pyarrow", "numpy", "av", "soxr", "faster-whisper", "ctranslate2", "onnxruntime")
 
 
@@ -38,23 +39,24 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 all ok · 1 finished with failed rows · 3 incomplete."""
+        """0 all ok · 1 finished with failed or partial rows · 3 incomplete."""
         if self.snapshot is None:
             return 3
-        return 1 if self.snapshot.failed else 0
+        return 1 if self.snapshot.failed or self.snapshot.partial else 0
 
 
 def execute(run: Run, say: Callable[[str], None] = lambda line: None) -> Outcome:
     """Write the plan if it is new, run what is not done, finalize when all is. Raises RunError."""
-    write_plan(run)
-    entries, todo = run.ledger.entries(), run.ledger.todo()
+    run = write_plan(run)
+    entries = run.ledger.entries()
+    todo = run.ledger.todo(entries)
     reasons: tuple[Undone, ...] = ()
     done_before = entries.num_rows - todo.num_rows
     if todo.num_rows:
         hours = pc.sum(todo["audio_s"]).as_py() / 3600
         say(f"{todo.num_rows} of {entries.num_rows} shards to do, {hours:.2f} h of audio.")
         reasons = _pass(run, todo)
-        todo = run.ledger.todo()
+        todo = run.ledger.todo(entries)
     snapshot = None if todo.num_rows else finalize(run.ledger, run.config, run.identity)
     done_now = entries.num_rows - done_before - todo.num_rows
     return Outcome(run, done_before, done_now, todo.num_rows, snapshot, reasons)
@@ -63,7 +65,7 @@ def execute(run: Run, say: Callable[[str], None] = lambda line: None) -> Outcome
 def receipts(run: Run, todo: pa.Table) -> Iterator[Receipt | Undone]:
     """Run some entries of the ledger on the configured runtime; a receipt for each shard as it is published.
 
-    Raises EngineDead in one process; on Ray the engine's actor is replaced.
+    Raises RunError when the engine cannot be had, RunBrokenOffError when the run cannot go on.
     """
     assignment = Assignment(run.config, run.identity, run.uri, run.roots, run.spec.max_chunk_s)
     flow = import_module(RUNTIMES[run.config.runtime.kind])
@@ -76,12 +78,16 @@ def _pass(run: Run, todo: pa.Table) -> tuple[Undone, ...]:
     line = ProgressLine(todo.num_rows, pc.sum(todo["audio_s"]).as_py())
     first_commit_s = 0.0
     reasons: list[Undone] = []
+    in_a_row = 0
     try:
         for receipt in receipts(run, todo):
             first_commit_s = first_commit_s or line.elapsed_s
             line.add(receipt)
+            in_a_row = in_a_row + 1 if isinstance(receipt, Undone) else 0
             if isinstance(receipt, Undone) and len(reasons) < _REASONS_KEPT:
                 reasons.append(receipt)
+            if in_a_row == _UNDONE_IN_A_ROW:
+                break  # a full disk, a store that is gone: the rest would be decoded for nothing
     finally:
         line.close()
         if line.tally.shards:

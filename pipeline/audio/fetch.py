@@ -15,7 +15,7 @@ import fsspec
 
 from pipeline.audio.uri_policy import Location
 from pipeline.config import DecodeConfig, SourceConfig
-from pipeline.errors import AudioError
+from pipeline.errors import AudioError, TransientError
 
 _CACHE_BYTES = 32 * 2**20
 _MAX_READ_BYTES = 4 * 2**20
@@ -58,7 +58,7 @@ class Ranges:
         start, end = index * self._block, min((index + count) * self._block, self._size)
         data = self._read_range(start, end)
         if len(data) != end - start:
-            raise AudioError("fetch_failed", f"The store sent {len(data)} of {end - start} bytes; run again.")
+            raise TransientError("fetch_failed", f"The store sent {len(data)} of {end - start} bytes; run again.")
         for at in range(0, len(data), self._block):
             self._blocks[index + at // self._block] = data[at : at + self._block]
         self._run_end = index + count
@@ -138,7 +138,7 @@ class Fetcher:
             return Blob(size, etag, ranges=Ranges(read_range, size, self._decode.range_bytes))
         data = read_range(0, size)
         if len(data) != size:
-            raise AudioError("fetch_failed", f"The store sent {len(data)} of {size} bytes; run again.")
+            raise TransientError("fetch_failed", f"The store sent {len(data)} of {size} bytes; run again.")
         return Blob.copy(data, etag)
 
     def _ask(self, question: Callable[[Any], Any], scheme: str) -> Any:
@@ -150,7 +150,9 @@ class Fetcher:
             raise AudioError("access_denied", "The store refused access; check the credentials it was given.") from None
         except Exception as error:  # noqa: BLE001  every store client has its own tree of errors
             reason = type(error).__name__
-            raise AudioError("fetch_failed", f"The store broke off ({reason}); run again or check the store.") from None
+            raise TransientError(
+                "fetch_failed", f"The store broke off ({reason}); run again or check the store."
+            ) from None
 
     def _filesystem(self, scheme: str) -> Any:
         if scheme not in self._filesystems:
@@ -190,7 +192,7 @@ def _open_local(path: str) -> Blob:
     except PermissionError:
         raise AudioError("access_denied", "The file may not be read; check its permissions.") from None
     except OSError as error:
-        raise AudioError("fetch_failed", f"The file cannot be opened ({error.strerror}); check the disk.") from None
+        raise TransientError("fetch_failed", f"The file cannot be opened ({error.strerror}); check the disk.") from None
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         os.close(fd)

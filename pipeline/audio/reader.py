@@ -19,7 +19,7 @@ _BYTES_PER_S_AT_LEAST = 1000  # 8 kbit/s: how much audio an object of unknown le
 class AudioReader:
     """Reads recordings through one decoder process. One per worker; not for several threads at once.
 
-    `roots`: folders and buckets that rows may point into where `source.roots` names none: the manifest's own folder.
+    `roots`: folders and buckets that rows may point into (`pipeline.source.manifest.manifest_roots`).
     The same call gives the same samples, bit for bit, in any process on the same kind of machine. Samples of [a, b) are those of
     the whole recording from a to b: exactly for PCM and FLAC at 16 kHz, within a rounding step where they are resampled, within
     the decoder's own tolerance for lossy codecs, and at the same place in time.
@@ -27,7 +27,7 @@ class AudioReader:
 
     def __init__(self, config: DecodeConfig, source: SourceConfig, roots: Sequence[str]) -> None:
         self._config, self._schemes = config, tuple(source.schemes)
-        self._roots = tuple(source.roots or roots)
+        self._roots = tuple(roots)
         self._fetcher = Fetcher(config, source)
         self._decoder = Decoder(config.memory_bytes)
 
@@ -95,15 +95,29 @@ class AudioReader:
             raise AudioError(
                 "audio_too_long", "The stretch is longer than decode.max_audio_s; cut it or raise the limit."
             )
-        buffer = SampleBuffer(limit, planned)
         request = {"op": "read", "start": start, "end": end, "limit": limit, "channel": recording.channel}
-        audio_s = _most_s(blob) if planned is None else planned / SAMPLE_RATE_HZ
-        found = self._decoder.call(request, blob, buffer, self._deadline_s(audio_s))
-        samples, header_s = buffer.samples(), found.pop("header_s", None)
+        # Up to the end, not just the stretch: some containers can only be read from their start.
+        audio_s = _most_s(blob) if end is None else end / SAMPLE_RATE_HZ
+        samples, found = self._decode(request, blob, planned, self._deadline_s(audio_s))
+        header_s = found.pop("header_s", None)
         if not len(samples) and header_s and recording.offset_s > header_s:
             raise _past_end(recording, header_s)
         found["expected_s"] = _expected_s(planned, header_s, start, samples)
         return DecodedAudio(samples, start_s, _report(found, samples, self._fetcher.fetched_bytes - fetched_before))
+
+    def _decode(
+        self, request: dict[str, Any], blob: Blob, planned: int | None, deadline_s: float
+    ) -> tuple[Samples, dict[str, Any]]:
+        """Decode, and once more where the process died: the machine may have killed it, and then the object is fine."""
+        for last in (False, True):
+            buffer = SampleBuffer(request["limit"], planned)
+            try:
+                report = self._decoder.call(request, blob, buffer, deadline_s)
+                return buffer.samples(), report
+            except AudioError as error:
+                if last or error.code != "decoder_crashed":
+                    raise
+        raise AssertionError("unreachable")
 
     def _open(self, recording: Recording, expect: tuple[int | None, str | None]) -> Blob:
         location = resolve(recording.uri, self._roots, self._schemes)

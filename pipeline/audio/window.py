@@ -17,9 +17,10 @@ from pipeline.config import ChunkConfig, PlanConfig
 from pipeline.errors import AudioError
 from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodedWindow, Failure, Samples, Span, Window
 
-# Header durations are off by a frame or two, manifests by rounding: so much more is read, and kept, behind the planned end.
+# Header durations are off by a frame or two, and estimates by more: so much is read, and kept, behind the planned end.
 _OPEN_TAIL_S = 30.0
-_GIVEN_TAIL_S = 0.5
+# A duration in a manifest may be rounded: what ends so soon behind it belongs to the row. More is another row's audio.
+_GIVEN_TAIL_S = 0.05
 # Less than this is missing: rounding, or a codec's last frame. More: the audio broke off, and that must be said.
 _MISSING_SHARE = 0.02
 _MISSING_S = 0.1
@@ -50,10 +51,10 @@ def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[Decode
         return reader.read(window.recording, start_s, end_s, expect=expect), end_s
     length_known = window.end_s > window.start_s
     end_s = window.end_s if length_known else window.start_s + plan.window_s
-    tail_s = _OPEN_TAIL_S if window.open_end else _GIVEN_TAIL_S if window.recording.offset_s == 0 else 0.0
+    tail_s = _OPEN_TAIL_S if window.open_end else _GIVEN_TAIL_S
     audio = reader.read(window.recording, start_s, end_s + tail_s, expect=expect)
     read_to_s = start_s + len(audio.samples) / SAMPLE_RATE_HZ
-    goes_on = tail_s > 0 and read_to_s >= end_s + tail_s - 1 / SAMPLE_RATE_HZ
+    goes_on = read_to_s >= end_s + tail_s - 1 / SAMPLE_RATE_HZ
     if goes_on and not length_known:
         raise AudioError(
             "audio_too_long",
@@ -61,13 +62,13 @@ def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[Decode
             "give the row its duration.",
         )
     if goes_on:
-        audio = _cut_at(audio, end_s)
+        audio = _cut_at(audio, end_s, ("longer_than_its_header",) if window.open_end else ())
     return audio, end_s if length_known else read_to_s
 
 
-def _cut_at(audio: DecodedAudio, end_s: float) -> DecodedAudio:
+def _cut_at(audio: DecodedAudio, end_s: float, warnings: tuple[str, ...]) -> DecodedAudio:
     keep = round((end_s - audio.start_s) * SAMPLE_RATE_HZ)
-    report = replace(audio.report, warnings=(*audio.report.warnings, "longer_than_planned"))
+    report = replace(audio.report, warnings=(*audio.report.warnings, *warnings))
     return replace(audio, samples=audio.samples[:keep], report=report)
 
 

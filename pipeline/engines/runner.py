@@ -19,8 +19,6 @@ from pipeline.engines.base import Engine, EngineSpec, primary_language
 from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory, ItemError
 from pipeline.records import ChunkAudio, EngineStats, Failure, Hypothesis
 
-_MESSAGE_CHARS = 500
-
 
 class MemoryBudget:
     """What one process has learned about its engine's memory; all calls of the process share it."""
@@ -116,25 +114,19 @@ def _attempt(engine: Engine, chunks: list[ChunkAudio]) -> list[Hypothesis] | Fai
     except EngineDead:
         raise
     except MemoryError:
-        return _failure(EngineOutOfMemory())
+        return Failure.of(EngineOutOfMemory())
     except ItemError as error:
-        return _failure(error)
+        return Failure.of(error)
     except Exception as error:  # noqa: BLE001 - whatever a model does to one chunk must stay that chunk's failure
-        return _failure(EngineError("engine_error", f"The engine failed: {type(error).__name__}: {error}"))
-
-
-def _failure(error: ItemError) -> Failure:
-    return Failure(error.stage, error.code, " ".join(error.message.split())[:_MESSAGE_CHARS])
+        return Failure.of(EngineError("engine_error", f"The engine failed: {type(error).__name__}: {error}"))
 
 
 def _refusal(spec: EngineSpec, chunk: ChunkAudio) -> Failure | None:
     """Why the engine cannot be asked about this chunk; None: it can."""
     if spec.languages is None or chunk.language is None or primary_language(chunk.language) in spec.languages:
         return None
-    message = (
-        f"The engine {spec.name} with {spec.model} does not know {chunk.language!r}; retry the row on one that does."
-    )
-    return _failure(EngineError("language_unsupported", message))
+    message = f"The engine {spec.name} with {spec.model} does not know {chunk.language!r}; run the row on an engine that does."
+    return Failure.of(EngineError("language_unsupported", message))
 
 
 def _plain(chunk: ChunkAudio) -> ChunkAudio:

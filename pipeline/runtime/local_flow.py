@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
+from pipeline.errors import EngineDead, RunBrokenOffError
 from pipeline.records import DecodedShard, Receipt, Undone
 from pipeline.runtime.workers import Assignment, Decoder, Publisher, Transcriber
 
@@ -13,7 +14,7 @@ from pipeline.runtime.workers import Assignment, Decoder, Publisher, Transcriber
 def run_shards(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Undone]:
     """Decode, transcribe and publish every entry of `todo`; a receipt for each as it is done.
 
-    Raises EngineDead: there is no other process to go on with.
+    Raises RunBrokenOffError when the engine dies: there is no other process to go on with.
     """
     decoder, publisher = Decoder(assignment), Publisher(assignment)
     transcriber = Transcriber(assignment)
@@ -25,6 +26,8 @@ def run_shards(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Und
             yield from (shard for shard in arrived if isinstance(shard, Undone))
             for shard in transcriber.transcribe([shard for shard in arrived if isinstance(shard, DecodedShard)]):
                 yield shard if isinstance(shard, Undone) else publisher.publish(shard)
+    except EngineDead as error:
+        raise RunBrokenOffError(f"The engine died ({error}); the same command resumes.") from error
     finally:
         decoder.close()
         transcriber.close()

@@ -11,13 +11,16 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.errors import EngineDead
+from pipeline.config import RuntimeConfig
+from pipeline.errors import EngineDead, RunError
 from pipeline.records import DecodedShard, Receipt, Undone
-from pipeline.runtime.ray_session import cluster_cpus, ray_session
+from pipeline.runtime.placement import place
+from pipeline.runtime.ray_session import cluster_nodes, ray_errors, ray_session
 from pipeline.runtime.rows import (
     decoded_of,
     decoded_to_table,
@@ -28,9 +31,11 @@ from pipeline.runtime.rows import (
 )
 from pipeline.runtime.workers import Assignment, Decoder, Publisher, Transcriber
 
-# Pools that hold every CPU starve Ray's own source tasks for ever (ray#44687): each actor books a little less than it uses.
-_DECODE_CPUS = 0.9
-_PUBLISH_CPUS = 0.05
+_PUBLISH_CPUS = 0.02
+# Each shard is a block that Ray's driver keeps track of (42 kB measured): a pass bounds that, whatever the corpus.
+SHARDS_PER_PASS = 2_000
+_ROOM_TIMEOUT_S = {"local": 10.0}  # here it fits or never will; a cluster may have to grow first
+_CLUSTER_ROOM_TIMEOUT_S = 600.0
 
 
 class DecodePool:
@@ -76,17 +81,43 @@ class PublishPool:
 
 
 def run_shards(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Undone]:
-    """Decode, transcribe and publish every entry of `todo` on Ray; a receipt for each as it is done."""
-    with ray_session(assignment.config.runtime):
-        yield from _receipts(todo, assignment)
+    """Decode, transcribe and publish every entry of `todo` on Ray; a receipt for each as it is done.
+
+    Raises RunError when the engines do not fit or do not load, RunBrokenOffError when Ray fails on the way.
+    """
+    with ray_session(assignment.config.runtime), ray_errors(), engine_room(assignment.config.runtime) as room:
+        for start in range(0, todo.num_rows, SHARDS_PER_PASS):
+            yield from _receipts(todo.slice(start, SHARDS_PER_PASS), assignment, room)
 
 
-def _receipts(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Undone]:
+@contextmanager
+def engine_room(runtime: RuntimeConfig) -> Iterator[Any]:
+    """A strategy that places engines in room reserved for them alone. Raises RunError when there is not so much room."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    need = {"CPU": runtime.engine_cpus, **({"GPU": runtime.engine_gpus} if runtime.engine_gpus else {})}
+    group = placement_group([need] * runtime.engine_workers, strategy="PACK")
+    try:
+        if not group.wait(_ROOM_TIMEOUT_S.get(runtime.address, _CLUSTER_ROOM_TIMEOUT_S)):
+            have = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            raise RunError(
+                f"{runtime.engine_workers} engine workers of {runtime.engine_cpus:g} CPUs and {runtime.engine_gpus:g} GPUs each "
+                f"do not fit on this Ray ({have.get('CPU', 0):g} CPUs, {have.get('GPU', 0):g} GPUs); "
+                "lower runtime.engine_workers, engine_cpus or engine_gpus."
+            )
+        yield PlacementGroupSchedulingStrategy(placement_group=group)
+    finally:
+        remove_placement_group(group)
+
+
+def _receipts(todo: pa.Table, assignment: Assignment, room: Any) -> Iterator[Receipt | Undone]:
     import ray.data
     from ray.data import ActorPoolStrategy
 
     runtime = assignment.config.runtime
-    decode_workers = runtime.decode_workers or free_cpus(cluster_cpus(), runtime.engine_workers * runtime.engine_cpus)
+    placed = place(cluster_nodes(), runtime)
     stage: dict[str, Any] = {
         "fn_constructor_args": (assignment,),
         "batch_format": "pyarrow",
@@ -99,13 +130,17 @@ def _receipts(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Undo
         # Ray 2.60 deprecates passing actor options here and has no other way to bound task retries yet; pyproject.toml
         # keeps below the release that drops it.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        # It counts a pool's inputs before they have come and finds the pool too large.
+        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
         dataset = (
             ray.data.from_arrow([todo.slice(row, 1) for row in range(todo.num_rows)])
             .map_batches(
                 DecodePool,
                 batch_size=1,
-                compute=ActorPoolStrategy(size=min(decode_workers, todo.num_rows), max_tasks_in_flight_per_actor=2),
-                num_cpus=_DECODE_CPUS,
+                compute=ActorPoolStrategy(
+                    size=min(placed.decode_workers, todo.num_rows), max_tasks_in_flight_per_actor=2
+                ),
+                num_cpus=placed.decode_cpus,
                 **stage,
             )
             .map_batches(
@@ -120,17 +155,17 @@ def _receipts(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Undo
                 ),
                 num_cpus=runtime.engine_cpus,
                 num_gpus=runtime.engine_gpus or None,
+                scheduling_strategy=room,
                 **stage,
             )
-            .map_batches(PublishPool, batch_size=1, compute=ActorPoolStrategy(size=1), num_cpus=_PUBLISH_CPUS, **stage)
+            .map_batches(
+                PublishPool,
+                batch_size=1,
+                # One for each engine: a put that is being retried must not hold up every commit of the cluster.
+                compute=ActorPoolStrategy(size=runtime.engine_workers),
+                num_cpus=_PUBLISH_CPUS,
+                **stage,
+            )
         )
-    with warnings.catch_warnings():
-        # It counts a pool's inputs before they have come and finds the pool too large.
-        warnings.filterwarnings("ignore", message="The minimum number of concurrent actors")
         for row in dataset.iter_rows():
             yield receipt_of(row)
-
-
-def free_cpus(cpus: float, booked: float) -> int:
-    """Decode actors that fit beside the engines with a CPU's tenth to spare; at least one."""
-    return max(1, int((cpus - booked - 0.1) / _DECODE_CPUS))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pipeline.config import RuntimeConfig
-from pipeline.errors import RunError
+from pipeline.errors import RunBrokenOffError, RunError
 
 
 @contextmanager
@@ -54,7 +54,8 @@ def _start_or_join(runtime: RuntimeConfig) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     ray.init(
         address="local",
-        num_cpus=runtime.num_cpus,
+        # Bookings, not cores: three pools and Ray's own tasks do not find room on one.
+        num_cpus=max(2, runtime.num_cpus or os.cpu_count() or 2),
         object_store_memory=runtime.object_store_bytes,
         include_dashboard=False,  # half the start-up time and 300 MB
         log_to_driver=False,  # workers log to files; what matters comes back as rows
@@ -80,21 +81,51 @@ def _tune(runtime: RuntimeConfig) -> None:
 
     context = DataContext.get_current()
     context.enable_progress_bars = False  # ours is one line; Ray's repaint a batch log
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that there are none
     context.print_on_execution_start = False
     # One poison block must not end the run. Safe only because plan − parts is checked when the pass is over:
     # a dropped block is a shard without a part.
     context.max_errored_blocks = -1
+    context.max_consecutive_actor_init_deaths = 5  # machines vanish while a pool starts, too
+    context.execution_no_progress_timeout_s = 1800  # the longest a whole shard may take on a slow engine
     context.execution_options.preserve_order = False  # one slow shard must not hold back the others' commits
     # A shard of an hour is 115 MB of int16: one block, never split, never merged with a neighbour.
     context.target_max_block_size = 512 * 2**20
     context.execution_options.verbose_progress = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context.issue_detectors_config.detectors = []  # they warn of pools that hold memory, in the middle of our line
+    # What stops a run comes back as an error or as an undone shard; Ray's own pages about it are for `ray logs`.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-def cluster_cpus() -> float:
-    """CPUs of the cluster."""
+def cluster_nodes() -> list[dict[str, float]]:
+    """Resources of each living node: "CPU", "GPU" and the rest."""
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("CPU", 1.0)
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return [dict(node["Resources"]) for node in nodes if node["Alive"]]
+
+
+@contextmanager
+def ray_errors() -> Iterator[None]:
+    """Turn what Ray raises into one sentence: our own RunError from inside a worker, or that Ray broke off."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        ours = _our_error(error)
+        if ours is not None:
+            raise ours from None
+        reason = " ".join(str(error).split())[-300:]
+        raise RunBrokenOffError(
+            f"Ray broke off ({type(error).__name__}: … {reason}); the same command resumes."
+        ) from error
+
+
+def _our_error(error: BaseException | None) -> RunError | None:
+    """The RunError that a worker raised, however deep Ray has wrapped it."""
+    while error is not None:
+        if isinstance(error, RunError):
+            return type(error)(str(error.args[-1]) if error.args else str(error))
+        cause = getattr(error, "cause", None)
+        error = cause if isinstance(cause, BaseException) else error.__cause__
+    return None

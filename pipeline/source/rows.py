@@ -110,6 +110,13 @@ def _name(value: Any) -> str:
     return text
 
 
+def _language(value: Any) -> str:
+    text = _name(value)
+    if len(text) > 35:  # the longest tag that BCP 47 asks software to hold
+        raise ValueError("is longer than any language tag")
+    return text
+
+
 def _id(value: Any) -> str:
     text = _name(str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
     if len(text) > MAX_ID_CHARS:
@@ -168,7 +175,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "uri": _name,
     "offset_s": _seconds,
     "duration_s": _duration,
-    "language": _text,
+    "language": _language,
     "keywords": _keywords,
     "reference_text": _text,
     "channel": _channel,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.errors import StoreError
+from pipeline.errors import DriftError, StoreError
 from pipeline.plan import PlanTotals, shards_of
 from pipeline.records import Shard
 from pipeline.store.objects import ObjectStore
@@ -49,6 +49,7 @@ class PlanPart:
     manifest_digest: str
     fingerprint: str
     schema_version: int
+    model_revision: str
     totals: PlanTotals
     config: dict[str, Any]
 
@@ -76,11 +77,13 @@ class Ledger:
     def plan_parts(self) -> list[PlanPart]:
         """Headers of the plan parts, oldest first; empty: no plan yet."""
         keys = sorted(info.key for info in self.store.list("plan/") if info.key.endswith(".json"))
-        return [_plan_part_of(self.store.get(key)) for key in keys]
+        return [_plan_part_of(self.store, key) for key in keys]
 
-    def add_plan_part(self, table: pa.Table, header: dict[str, Any]) -> PlanPart:
-        """Write a plan part; if another driver has written this one meanwhile, theirs stands and is returned."""
-        number = len(self.plan_parts())
+    def add_plan_part(self, number: int, table: pa.Table, header: dict[str, Any]) -> PlanPart:
+        """Write plan part `number`: the number of parts there were when `table` was worked out.
+
+        Raises DriftError when another driver has written another plan under this number meanwhile.
+        """
         data = _plan_bytes(table)
         digest = hashlib.sha256(data).hexdigest()
         key = f"plan/{number:04d}-{digest[:12]}.parquet"
@@ -89,7 +92,12 @@ class Ledger:
         header_key = f"plan/{number:04d}.json"
         if self.store.put_if_absent(header_key, json.dumps(asdict(part), indent=1).encode()):
             return part
-        return _plan_part_of(self.store.get(header_key))
+        theirs = _plan_part_of(self.store, header_key)
+        if theirs.sha256 != digest:
+            raise DriftError(
+                "Another driver planned this run from another manifest meanwhile; run the same command again."
+            )
+        return theirs
 
     def planned_windows(self, columns: list[str] | None = None) -> pa.Table:
         """The whole plan, one row per window (or some of its columns)."""
@@ -104,11 +112,13 @@ class Ledger:
             for group in range(file.num_row_groups):
                 windows = file.read_row_group(group, columns=["shard_id", "start_s", "end_s"])
                 tables.append(_entries_of(windows, part.key, group))
-        return pa.concat_tables(tables) if tables else ENTRIES.empty_table()
+        found = pa.concat_tables(tables) if tables else ENTRIES.empty_table()
+        if pc.count_distinct(found["shard_id"]).as_py() != found.num_rows:
+            raise StoreError(f"The plan at {self.store} holds a shard twice; give this run another `name`.")
+        return found
 
-    def todo(self) -> pa.Table:
-        """The entries whose part does not exist."""
-        entries = self.entries()
+    def todo(self, entries: pa.Table) -> pa.Table:
+        """Those of the plan's entries whose part does not exist."""
         done = pa.array([part.shard_id for part in list_parts(self.store)], pa.string())
         return entries.filter(pc.invert(pc.is_in(entries["shard_id"], done)))
 
@@ -128,7 +138,7 @@ class Ledger:
     def sessions(self) -> list[Session]:
         """What was recorded of earlier and this run's sessions."""
         keys = sorted(info.key for info in self.store.list("sessions/"))
-        return [Session(**json.loads(self.store.get(key))) for key in keys]
+        return [Session(**read_json(self.store, key)) for key in keys]
 
     def add_session(self, session: Session) -> None:
         """Record a session under the next free number."""
@@ -157,8 +167,17 @@ class ShardReader:
         return self._latest[1][shard_id]
 
 
-def _plan_part_of(data: bytes) -> PlanPart:
-    header = json.loads(data)
+def read_json(store: ObjectStore, key: str) -> dict[str, Any]:
+    """A JSON object of the run. Raises StoreError when it is not one."""
+    try:
+        found: dict[str, Any] = json.loads(store.get(key))
+    except ValueError:
+        raise StoreError(f"{key} at {store} is damaged; restore it, or give the run another `name`.") from None
+    return found
+
+
+def _plan_part_of(store: ObjectStore, key: str) -> PlanPart:
+    header = read_json(store, key)
     return PlanPart(**{**header, "totals": PlanTotals(**header["totals"])})
 
 

@@ -47,7 +47,7 @@ def encode_part(rows: pa.Table, stats: EngineStats) -> bytes:
     """
     stamped = rows.replace_schema_metadata({**(rows.schema.metadata or {}), _STATS_KEY: json.dumps(asdict(stats))})
     buffer = BytesIO()
-    pq.write_table(stamped, buffer, compression=_CODEC)
+    pq.write_table(stamped, buffer, compression=_CODEC, write_page_checksum=True)
     data = buffer.getvalue()
     back = table_of(data, columns=["id", "window_index"])
     unique = back.group_by(["id", "window_index"]).aggregate([]).num_rows
@@ -61,7 +61,7 @@ def table_of(data: bytes, columns: list[str] | None = None) -> pa.Table:
 
     Not `pq.read_table`: its scanner drops the Python file in a thread of its own, which aborts an interpreter that ends then.
     """
-    return pq.ParquetFile(BytesIO(data)).read(columns=columns)
+    return pq.ParquetFile(BytesIO(data), page_checksum_verification=True).read(columns=columns)
 
 
 def publish_part(store: ObjectStore, shard_id: str, data: bytes) -> bool:
@@ -85,7 +85,7 @@ def read_part(store: ObjectStore, part: Part, columns: list[str] | None = None) 
     """A part's rows. Raises StoreError when it is unreadable or of another schema version."""
     try:
         table = table_of(store.get(part.key), columns)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"The part {part.key} cannot be read ({str(error)[:120]}); delete it and run again to make it anew."
         ) from None

@@ -28,7 +28,7 @@ from pipeline.schema import (
     transcript_of,
     transcripts_table,
 )
-from pipeline.store.ledger import Ledger
+from pipeline.store.ledger import Ledger, read_json
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import Part, list_parts, stats_of
 from pipeline.store.tables import TableWriter
@@ -66,6 +66,11 @@ class Snapshot:
     def failed(self) -> int:
         """Recordings that failed."""
         return int(self.run["totals"]["failed"])
+
+    @property
+    def partial(self) -> int:
+        """Recordings of which something is missing."""
+        return int(self.run["totals"]["partial"])
 
 
 class WindowJoiner:
@@ -134,7 +139,7 @@ def finalize(ledger: Ledger, config: RunConfig, identity: RunIdentity) -> Snapsh
     parts = {part.shard_id: part for part in list_parts(ledger.store)}
     folder = f"tables/{_digest(parts, ledger)}"
     latest = latest_snapshot(ledger.store)
-    if latest and latest.tables == folder:
+    if latest and latest.tables == folder and _is_there(ledger.store, latest):
         return latest
     finalizer = Finalizer(ledger, config, identity, folder)
     for shard, rows in part_tables(ledger, parts):
@@ -149,7 +154,12 @@ def finalize(ledger: Ledger, config: RunConfig, identity: RunIdentity) -> Snapsh
 def latest_snapshot(store: ObjectStore) -> Snapshot | None:
     """The newest snapshot of a run, or None."""
     keys = sorted(info.key for info in store.list("snapshots/") if info.key.endswith(".json"))
-    return Snapshot(**json.loads(store.get(keys[-1]))) if keys else None
+    return Snapshot(**read_json(store, keys[-1])) if keys else None
+
+
+def _is_there(store: ObjectStore, snapshot: Snapshot) -> bool:
+    """Whether nobody has removed a file of the tables."""
+    return all(store.exists(str(file["key"])) for files in snapshot.files.values() for file in files)
 
 
 def _write_snapshot(
@@ -163,7 +173,7 @@ def _write_snapshot(
     run = {
         **asdict(identity),
         "uri": store.uri,
-        "config": config.model_dump(),
+        "config": config.public(),
         "totals": finalizer.totals.as_dict(),
         "sessions": [asdict(session) for session in ledger.sessions()],
     }

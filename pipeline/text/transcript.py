@@ -10,7 +10,7 @@ from pipeline.records import DecodedWindow, Failure, Hypothesis, Status, Transcr
 from pipeline.text.stitch import transcript_text, window_segments
 
 # A decoder's own word that samples were lost: the text may lack something, so the row is not "ok".
-_LOSSY_WARNINGS = ("decode_errors", "longer_than_planned")
+_LOSSY_WARNINGS = ("decode_errors", "longer_than_its_header")
 
 
 def transcripts_of(shard: TranscribedShard, scoring: ScoreConfig) -> list[Transcript]:

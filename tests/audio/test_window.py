@@ -79,17 +79,20 @@ def test_audio_that_breaks_off_is_declared_failed(reader: AudioReader, recording
     assert (last.spans[-1].kind, last.spans[-1].end_s) == ("failed", 200.0)
 
 
-def test_a_rounded_duration_loses_nothing_and_a_wrong_one_is_said(reader: AudioReader, recording: Recording) -> None:
+def test_a_rounded_duration_loses_nothing_and_a_shorter_one_is_kept_to(
+    reader: AudioReader, recording: Recording
+) -> None:
     def given(duration_s: float) -> Window:
         return Window(replace(recording, duration_s=duration_s), 0, 1, 0.0, duration_s, open_end=False)
 
     with reader:
-        rounded, samples, _ = decode_window(reader, given(149.9), PLAN, CHUNKS, 30.0)
-        wrong, _, _ = decode_window(reader, given(100.0), PLAN, CHUNKS, 30.0)
+        rounded, samples, _ = decode_window(reader, given(149.98), PLAN, CHUNKS, 30.0)
+        shorter, _, _ = decode_window(reader, given(100.0), PLAN, CHUNKS, 30.0)
     assert len(samples) == 150 * RATE
     assert rounded.report.warnings == ()
-    assert wrong.report.warnings == ("longer_than_planned",)
-    assert wrong.end_s == 100.0
+    assert (shorter.end_s, shorter.report.warnings) == (100.0, ()), (
+        "the first segment of a file is its own stretch alone"
+    )
 
 
 def test_a_segment_with_an_offset_is_exact(reader: AudioReader, recording: Recording, whole: Samples) -> None:

@@ -43,9 +43,10 @@ def add_plan(ledger: Ledger, durations_s: dict[str, float], first_index: int) ->
         "manifest_digest": "d",
         "fingerprint": "0",
         "schema_version": SCHEMA_VERSION,
+        "model_revision": "1",
         "config": {},
     }
-    ledger.add_plan_part(table, {**header, "totals": totals(table)})
+    ledger.add_plan_part(len(ledger.plan_parts()), table, {**header, "totals": totals(table)})
 
 
 def row(window: Window, failed: bool = False) -> Transcript:

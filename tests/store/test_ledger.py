@@ -18,12 +18,12 @@ RECORDINGS = {"long": 200.0, **{f"short-{n}": 10.0 + n for n in range(8)}}
 def test_todo_is_the_plan_minus_the_parts(tmp_path: Path) -> None:
     ledger = made_run(tmp_path, RECORDINGS)
     shards = list(ledger.shards())
-    assert ledger.todo()["shard_id"].to_pylist() == [shard.shard_id for shard in shards]
+    assert ledger.todo(ledger.entries())["shard_id"].to_pylist() == [shard.shard_id for shard in shards]
     assert sum(ledger.entries()["audio_s"].to_pylist()) == pytest.approx(sum(RECORDINGS.values()))
     publish_part(ledger.store, shards[1].shard_id, part_bytes(shards[1]))
-    assert shards[1].shard_id not in ledger.todo()["shard_id"].to_pylist()
+    assert shards[1].shard_id not in ledger.todo(ledger.entries())["shard_id"].to_pylist()
     publish_all(ledger)
-    assert ledger.todo().num_rows == 0
+    assert ledger.todo(ledger.entries()).num_rows == 0
 
 
 def test_a_worker_reads_any_shard_by_its_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
