@@ -31,6 +31,7 @@ def main(overrides: list[str]) -> int:
         print(
             f"\nThe demo came out as it should. `quarry run` itself ended with exit code {code}, for finished with failed rows:"
             f"\n{BROKEN} is broken on purpose."
+            "\nFor the commands above, first type:  . .venv/bin/activate"
         )
         return 0
     print(f"\nOnly {BROKEN} should have failed, but it was: {', '.join(failed) or 'none'}.", file=sys.stderr)

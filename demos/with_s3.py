@@ -34,6 +34,7 @@ def main(command: list[str]) -> int:
         return subprocess.run(command, env=os.environ | variables(server.endpoint), check=False).returncode
     finally:
         server.kill()
+        print("The S3 server has ended; its data stay in demo/s3, and `make demo-s3` starts it again.", flush=True)
 
 
 def upload(endpoint: S3Endpoint) -> None:
