@@ -80,9 +80,10 @@ class Seaweed:
         config.write_text(json.dumps({"identities": [identity]}))
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
+        # Each bucket takes several volumes; with 20 a session's fourth bucket finds none left.
         return [
             *("server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={data}", "-filer", "-s3", f"-s3.config={config}"),
-            *("-master.volumeSizeLimitMB=256", "-volume.max=20", "-master.telemetry=false", *ports, *grpc),
+            *("-master.volumeSizeLimitMB=256", "-volume.max=200", "-master.telemetry=false", *ports, *grpc),
             *("-s3.port.iceberg=0", "-s3.port.lance=0"),
         ]
 

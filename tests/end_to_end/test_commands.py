@@ -90,7 +90,11 @@ def test_the_report_adds_up(settings: list[str]) -> None:
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(archive: Path, tmp_path: Path) -> None:
     made = fake_settings(archive / "manifest.jsonl", tmp_path, **{"engine.options": "{seconds_per_audio_s: 0.05}"})
     driver = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.cli", "run", *made], cwd=REPO, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "pipeline.cli", "run", *made],
+        cwd=REPO,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.rglob("parts/*/*.parquet")) and time.monotonic() < deadline:
