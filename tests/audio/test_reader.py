@@ -239,13 +239,3 @@ def test_the_caps_hold(tmp_path: Path, stereo: bytes) -> None:
         with pytest.raises(AudioError, match="max_object_bytes") as caught:
             reader.read(row, 0, 1)
         assert caught.value.code == "object_too_large"
-
-
-def test_roots_of_the_config_win(tmp_path: Path, stereo: bytes) -> None:
-    row = written(tmp_path, stereo)
-    (tmp_path / "only").mkdir()
-    with (
-        AudioReader(DecodeConfig(), SourceConfig(roots=[str(tmp_path / "only")]), [str(tmp_path)]) as reader,
-        pytest.raises(AudioError, match=r"source\.roots"),
-    ):
-        reader.read(row, 0, 1)
