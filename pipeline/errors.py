@@ -45,7 +45,7 @@ AudioCode = Literal[
     "internal_error",  # a defect of Quarry met in this recording
 ]
 
-EngineCode = Literal["engine_error", "engine_oom", "engine_dead", "engine_timeout", "language_unsupported"]
+EngineCode = Literal["engine_error", "engine_oom", "engine_dead", "language_unsupported"]
 
 
 class QuarryError(Exception):

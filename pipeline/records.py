@@ -100,7 +100,7 @@ class Failure:
 class DecodeReport:
     """How one window was decoded."""
 
-    decoder: str = ""  # libsndfile | pyav | ffmpeg
+    decoder: str = ""  # libsndfile | pyav
     container: str = ""
     codec: str = ""
     source_rate_hz: int = 0

@@ -77,15 +77,6 @@ def add(totals: Totals, rows: pa.Table) -> Totals:
     )
 
 
-def add_by(groups: dict[str, Totals], rows: pa.Table, column: str) -> dict[str, Totals]:
-    """The sums by the value of a column (one of the table's, or one passed through in `extra`), with the rows added."""
-    added = dict(groups)
-    for value, some in slices(rows, column):
-        name = value if value in added or len(added) < MOST_SLICES else OTHER
-        added[name] = add(added.get(name, Totals()), some)
-    return added
-
-
 def slices(rows: pa.Table, column: str) -> Iterator[tuple[str, pa.Table]]:
     """The rows by the value of a column; no value is UNKNOWN."""
     values = rows[column] if column in rows.column_names else pc.map_lookup(rows["extra"], pa.scalar(column), "first")

@@ -76,6 +76,10 @@ def test_every_hostile_file_ends_as_expected(odd_files: dict[str, dict[str, Any]
             assert row["failure"]["code"] == "audio_too_long", outcome
         elif "partial text" in first and "or error" not in first:
             assert row["text"], outcome
+        elif row["status"] == "failed":
+            assert row["failure"]["message"], outcome
+        else:  # text, or word of what is missing: never an empty row that looks well
+            assert row["text"] or row["failure"] or row["warnings"], outcome
 
 
 def test_no_odd_file_stops_the_run(odd_files: dict[str, dict[str, Any]]) -> None:

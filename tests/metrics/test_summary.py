@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.metrics import summary
 from pipeline.metrics.bootstrap import bootstrap_interval
-from pipeline.metrics.summary import STATS, RunTotals, Totals, add, add_by
+from pipeline.metrics.summary import STATS, RunTotals, Totals, add
 from pipeline.metrics.wer import count_char_errors, count_word_errors, error_rate
 from pipeline.records import EngineStats, Failure, RunIdentity, Transcript
 from pipeline.schema import TRANSCRIPTS, transcripts_table
@@ -98,7 +98,10 @@ def test_every_slice_equals_jiwer_on_the_slice(rows: list[Transcript], cut: int,
     def value(row: Transcript) -> str:
         return (row.extra.get("show") if column == "show" else getattr(row, column)) or "unknown"
 
-    groups = add_by(add_by({}, table(rows[:cut]), column), table(rows[cut:]), column)
+    run = RunTotals((column,))
+    run.add(table(rows[:cut]))
+    run.add(table(rows[cut:]))
+    groups = {name: each.totals for name, each in run._by[column].items()}
     assert groups == {name: expected([row for row in rows if value(row) == name]) for name in set(map(value, rows))}
 
 
@@ -183,12 +186,8 @@ def test_failures_are_counted_by_code_with_a_few_examples() -> None:
 def test_a_column_of_endless_values_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summary, "MOST_SLICES", 5)
     rows = [transcript(n, language=f"x{n % 20:02d}") for n in range(40)]
-    run, groups = RunTotals(), {}
+    run = RunTotals()
     for row in rows:
         run.add(table([row]))
-        groups = add_by(groups, table([row]), "language")
-    for counted in (
-        {name: each["recordings"] for name, each in run.as_dict()["by_language"].items()},
-        {name: each.recordings for name, each in groups.items()},
-    ):
-        assert counted == {"x00": 2, "x01": 2, "x02": 2, "x03": 2, "x04": 2, "other": 30}
+    counted = {name: each["recordings"] for name, each in run.as_dict()["by_language"].items()}
+    assert counted == {"x00": 2, "x01": 2, "x02": 2, "x03": 2, "x04": 2, "other": 30}
