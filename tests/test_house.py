@@ -18,6 +18,22 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_JOB_LINES = 400, 60, 40
 MAX_START_CPU_S = 0.5
 HEAVY = {"torch", "torchaudio", "torchcodec", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "vllm"}
 HEAVY_FOLDERS = ("engines/", "audio/")
+# Code that takes tensors imports torch as torch code does; what Quarry imports of it, it imports late.
+MODEL_CODE = {
+    f"engines/granite_nar/{name}.py"
+    for name in (
+        "attention",
+        "device",
+        "draft",
+        "editor",
+        "encoder",
+        "features",
+        "loading",
+        "model",
+        "projector",
+        "weights",
+    )
+}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 SPEAKERS = ("cli.py", "commands.py", "report.py", "runtime/progress.py")  # may print
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "pickle.load", "pickle.loads", "yaml.load", "os.system", "os.popen"}
@@ -38,17 +54,32 @@ def names_say_something(path: str, tree: ast.Module) -> Iterator[str]:
 
 
 def ray_stays_in_runtime(path: str, tree: ast.Module) -> Iterator[str]:
-    for line, package, _ in imports(tree):
-        if package == "ray" and not path.startswith("runtime/"):
+    for line, name, _ in imports(tree):
+        if name.partition(".")[0] == "ray" and not path.startswith("runtime/"):
             yield f"{path}:{line} imports ray outside runtime/"
 
 
 def heavy_imports_are_lazy(path: str, tree: ast.Module) -> Iterator[str]:
-    for line, package, at_import in imports(tree):
+    for line, name, at_import in imports(tree):
+        package = name.partition(".")[0]
         if package in HEAVY and not path.startswith(HEAVY_FOLDERS):
             yield f"{path}:{line} imports {package} outside {' and '.join(HEAVY_FOLDERS)}"
-        elif package in HEAVY and at_import:
-            yield f"{path}:{line} imports {package} at the top of the module"
+        elif at_import and path not in MODEL_CODE and (package in HEAVY or is_model_code(name)):
+            yield f"{path}:{line} imports {name} at the top of the module"
+
+
+def model_code_needs_little(path: str, tree: ast.Module) -> Iterator[str]:
+    """It is measured on bare machines: torch, numpy, safetensors, tokenizers, and parts of Quarry that need no more."""
+    allowed = {"torch", "numpy", "safetensors", "tokenizers", "flash_attn", *sys.stdlib_module_names}
+    for line, name, _ in imports(tree):
+        light = name in ("pipeline.errors", "pipeline.records") or name.startswith("pipeline.engines.granite_nar.")
+        if path in MODEL_CODE and name.partition(".")[0] not in allowed and not light:
+            yield f"{path}:{line} imports {name}, which model code must not need"
+
+
+def is_model_code(name: str) -> bool:
+    """Whether a module's full name is that of a file in MODEL_CODE."""
+    return f"{name.removeprefix('pipeline.').replace('.', '/')}.py" in MODEL_CODE
 
 
 def only_some_print(path: str, tree: ast.Module) -> Iterator[str]:
@@ -88,6 +119,7 @@ RULES: list[Rule] = [
     names_say_something,
     ray_stays_in_runtime,
     heavy_imports_are_lazy,
+    model_code_needs_little,
     only_some_print,
     nothing_runs_foreign_code,
     public_things_have_docstrings,
@@ -95,7 +127,7 @@ RULES: list[Rule] = [
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
-    """(line, top-level package, whether it is imported when the module is) for every import statement."""
+    """(line, module, whether it is imported when the module is) for every import statement."""
     later: set[ast.AST] = set()
     for node in ast.walk(tree):
         if isinstance(node, Function) or (isinstance(node, ast.If) and dotted(node.test).endswith("TYPE_CHECKING")):
@@ -103,9 +135,9 @@ def imports(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield node.lineno, alias.name.partition(".")[0], node not in later
+                yield node.lineno, alias.name, node not in later
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.lineno, node.module.partition(".")[0], node not in later
+            yield node.lineno, node.module, node not in later
 
 
 def dotted(node: ast.AST) -> str:
@@ -138,6 +170,13 @@ def test_package_keeps_the_rule(rule: Rule) -> None:
         (heavy_imports_are_lazy, "plan.py", "def f():\n    import torch"),
         (heavy_imports_are_lazy, "engines/whisper.py", "import ctranslate2"),
         (heavy_imports_are_lazy, "engines/whisper.py", "if fast:\n    from torch.nn import Linear"),
+        (
+            heavy_imports_are_lazy,
+            "engines/granite_nar/engine.py",
+            "from pipeline.engines.granite_nar.model import Model",
+        ),
+        (model_code_needs_little, "engines/granite_nar/model.py", "def f():\n    import ray"),
+        (model_code_needs_little, "engines/granite_nar/model.py", "from pipeline.config import EngineConfig"),
         (only_some_print, "plan.py", "print('here')"),
         (nothing_runs_foreign_code, "config.py", "import yaml\nyaml.load('a: b')"),
         (nothing_runs_foreign_code, "config.py", "eval('1')"),
@@ -157,6 +196,12 @@ def test_rule_catches_a_breach(rule: Rule, path: str, source: str) -> None:
         (ray_stays_in_runtime, "runtime/ray_flow.py", "import ray"),
         (heavy_imports_are_lazy, "audio/vad.py", "def f():\n    import onnxruntime"),
         (heavy_imports_are_lazy, "engines/nar.py", "if TYPE_CHECKING:\n    import torch"),
+        (heavy_imports_are_lazy, "engines/granite_nar/model.py", "import torch"),
+        (
+            model_code_needs_little,
+            "engines/granite_nar/model.py",
+            "import torch\nfrom pipeline.errors import EngineDead",
+        ),
         (
             nothing_runs_foreign_code,
             "engines/nar.py",

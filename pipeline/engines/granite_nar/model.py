@@ -1,0 +1,233 @@
+"""The whole model over one packed batch, in two halves with the host between them.
+
+    begin   features → encoder → draft labels and audio embeddings      (labels travel to the host)
+    edit    audio embeddings and draft tokens → editor → final labels   (labels travel to the host)
+
+Both only queue work on an accelerator; `Arriving.wait` is where the host waits. The draft's length decides the size of the
+editor's row, so there must be one wait in the middle; `device.DeviceLoop` hides it behind the neighbouring batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import pipeline.engines.granite_nar.attention as attention
+import pipeline.engines.granite_nar.draft as draft
+import pipeline.engines.granite_nar.editor as editor
+import pipeline.engines.granite_nar.encoder as encoder
+import pipeline.engines.granite_nar.projector as projector
+from pipeline.engines.granite_nar.attention import Backend
+from pipeline.engines.granite_nar.collapse import Floats, Tokens, collapse
+from pipeline.engines.granite_nar.config import ModelConfig
+from pipeline.engines.granite_nar.features import LogMel
+from pipeline.engines.granite_nar.packing import (
+    EditPacking,
+    FramePacking,
+    Ints,
+    Samples,
+    frames_of,
+    pack_edit,
+    pack_frames,
+    pack_samples,
+)
+from pipeline.engines.granite_nar.weights import Linear, Weights
+
+_FULL_SCALE = 32768
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Clips packed on the host, ready to travel."""
+
+    samples: Tensor  # int16, see `packing.pack_samples`; pinned where the model is on a CUDA device
+    packing: FramePacking
+    clips: int  # the first so many are real; what follows rounds the row up
+
+
+class Uploaded(NamedTuple):
+    """A batch's tensors on the device."""
+
+    samples: Tensor
+    mel: Tensor
+    clip: Tensor
+    block: Tensor
+    unblock: Tensor
+    position: Tensor
+    length: Tensor
+    label: Tensor
+    window: Tensor
+    audio: Tensor
+
+
+class Arriving(NamedTuple):
+    """Labels on their way to the host."""
+
+    ids: Tensor
+    probabilities: Tensor
+    event: Any  # torch.cuda.Event | None
+
+    def wait(self) -> tuple[Ints, Floats]:
+        """The labels and their posteriors; blocks until the device has got so far."""
+        if self.event is not None:
+            self.event.synchronize()
+        return self.ids.numpy(), self.probabilities.numpy()
+
+
+class Begun(NamedTuple):
+    """The first half of a batch, queued."""
+
+    batch: Batch
+    labels: Arriving
+    audio: Tensor  # [A, hidden of the editor], scaled as the editor wants it
+
+
+class Edited(NamedTuple):
+    """The second half of a batch, queued."""
+
+    packing: EditPacking
+    labels: Arriving
+
+
+@dataclass(frozen=True, slots=True)
+class DraftLabels:
+    """How the labels of the draft's head count (granite.md's layouts): token id = label - shift."""
+
+    blank: int
+    shift: int
+
+
+class Model:
+    """A loaded model. Not for several threads at once: its device has one owner."""
+
+    def __init__(
+        self, weights: Weights, config: ModelConfig, labels: DraftLabels, *, backend: Backend, compiled: bool = False
+    ) -> None:
+        self.config = config
+        self.labels = labels
+        self.backend = backend
+        self.device = weights.editor.embedding.device
+        self.dtype = weights.editor.embedding.dtype
+        self._weights = weights
+        self._head = Linear(weights.editor.embedding, None)
+        self._log_mel = LogMel(self.device)
+        self._kernels = Kernels.compiled() if compiled else Kernels()
+
+    def pack(self, clips: Sequence[Samples], *, round_to: int = 1) -> Batch:
+        """Pack clips (int16, 16 kHz) for one pass.
+
+        `round_to`: fill the row up to a multiple of so many frames with a clip of silence, whose text nobody reads.
+        """
+        frames = frames_of(np.array([len(clip) for clip in clips], np.int64))
+        rest = int(-frames.sum() % round_to)
+        silence = [np.zeros(rest * 320, np.int16)] if rest else []
+        packing = pack_frames(np.append(frames, rest) if rest else frames, self.config)
+        samples = torch.from_numpy(pack_samples([*clips, *silence]))
+        if self.device.type == "cuda":
+            samples = samples.pin_memory()
+        return Batch(samples, packing, len(clips))
+
+    def upload(self, batch: Batch) -> Uploaded:
+        """Copy a batch to the device; on CUDA without waiting, on the current stream."""
+        packing = batch.packing
+        length = np.repeat(packing.frames, packing.frames)
+        tables = (packing.mel, packing.clip, packing.block, packing.unblock, packing.position, length)
+        more = (packing.label, packing.window, packing.audio)
+        return Uploaded(batch.samples.to(self.device, non_blocking=True), *(self._send(x) for x in tables + more))
+
+    def begin(self, batch: Batch, uploaded: Uploaded) -> Begun:
+        """Queue features, encoder, draft and projector."""
+        config, weights = self.config, self._weights
+        x = self.features(uploaded, len(batch.packing.frames)).to(self.dtype)
+        found = self.encode(x, uploaded)
+        pooled = draft.pool(found.taps[-1], found.blank, uploaded.label)
+        labels = draft.read_head(pooled, weights.encoder.draft, best=self._kernels.best_label)
+        projected = projector.project(found.taps, uploaded.window, weights.projector, config.projector)
+        audio = projected[uploaded.audio]
+        if not config.scale_projected:
+            audio = audio * config.editor.embedding_multiplier
+        return Begun(batch, self._fetch(labels), audio)
+
+    def features(self, uploaded: Uploaded, clips: int) -> Tensor:
+        """Log-mels of a batch of so many clips, float32 [M, 160]."""
+        return self._log_mel(uploaded.samples.float() / _FULL_SCALE, uploaded.mel, uploaded.clip, clips)
+
+    def encode(self, x: Tensor, uploaded: Uploaded) -> encoder.Encoded:
+        """Features [M, input_dim] → the encoder's taps and blank probabilities."""
+        index = encoder.frame_index(
+            uploaded.block, uploaded.unblock, uploaded.position, uploaded.length, self.config.encoder.conv_kernel
+        )
+        return encoder.encode(x, index, self._weights.encoder, self.config.encoder, self._kernels.encoder_block)
+
+    def drafts(self, begun: Begun) -> Tokens:
+        """The draft of every real clip; waits for it."""
+        sizes = begun.batch.packing.labels[: begun.batch.clips]
+        ids, probabilities = begun.labels.wait()
+        real = int(sizes.sum())
+        return collapse(ids[:real], probabilities[:real], sizes, blank=self.labels.blank, shift=self.labels.shift)
+
+    def edit(self, begun: Begun, clips: Ints, drafts: Sequence[Ints]) -> Edited:
+        """Queue the editor for some clips of a batch, each with its draft."""
+        packing = pack_edit(begun.batch.packing, clips, drafts, self.config)
+        h = self.read_slots(begun.audio, packing)
+        scale = self.config.editor.logits_scale
+        labels = draft.read_head(h, self._head, scale, best=self._kernels.best_label)
+        return Edited(packing, self._fetch(labels))
+
+    def read_slots(self, audio: Tensor, packing: EditPacking) -> Tensor:
+        """The editor's normed output at the slots, [S, hidden]."""
+        config, weights = self.config.editor, self._weights.editor
+        spans = attention.lay_out(packing.lengths, self.backend, self.device)
+        rotation = editor.rotate_by(self._send(packing.position), config, self.dtype)
+        h = editor.embed(audio, self._send(packing.tokens), self._send(packing.source), weights, config)
+        kernels = self._kernels
+        h = editor.run_blocks(h, rotation, spans, weights, config, kernels.before_attention, kernels.after_attention)
+        return editor.rms_norm(h[self._send(packing.text)], weights.norm, config.eps)
+
+    def tokens(self, edited: Edited) -> Tokens:
+        """The final tokens of every edited clip; waits for them."""
+        ids, probabilities = edited.labels.wait()
+        return collapse(ids, probabilities, edited.packing.slots, blank=self.config.blank_id)
+
+    def _send(self, table: Ints) -> Tensor:
+        host = torch.from_numpy(table)
+        return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
+
+    def _fetch(self, labels: draft.Labels) -> Arriving:
+        if self.device.type != "cuda":
+            return Arriving(labels.ids, labels.probabilities, None)
+        ids, probabilities = (
+            torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True) for x in labels
+        )
+        event = torch.cuda.Event()
+        event.record()
+        return Arriving(ids, probabilities, event)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """The functions in which nearly all time goes, as they are or compiled.
+
+    Compiled piece by piece: one graph serves all layers, attention kernels stay their own, and sizes are symbolic, so that no
+    batch is compiled for.
+    """
+
+    encoder_block: Callable[..., Tensor] = encoder.encoder_block
+    before_attention: Callable[..., tuple[Tensor, Tensor, Tensor]] = editor.before_attention
+    after_attention: Callable[..., Tensor] = editor.after_attention
+    best_label: Callable[..., draft.Labels] = draft.best_label
+
+    @staticmethod
+    def compiled() -> Kernels:
+        """Through torch.compile; the first calls take a minute."""
+        return Kernels(
+            encoder_block=torch.compile(encoder.encoder_block, dynamic=True),
+            before_attention=torch.compile(editor.before_attention, dynamic=True),
+            after_attention=torch.compile(editor.after_attention, dynamic=True),
+            best_label=torch.compile(draft.best_label, dynamic=True),
+        )
