@@ -29,12 +29,12 @@ _EPS = 1e-5
 
 
 class FrameIndex(NamedTuple):
-    """Index tensors of a packed row of M frames, made by `frame_index`."""
+    """Index tensors of a packed row of M frames (see `packing.FramePacking`)."""
 
-    block: Tensor  # [K, context] frame in every place, 0 where there is none
-    taken: Tensor  # [K, context] whether there is one
-    unblock: Tensor  # [M]
-    near: Tensor  # [M, kernel] whether the frame so many places away is of the same clip
+    block: Tensor  # [K, context] frame in every place of an attention block; -1: none
+    unblock: Tensor  # [M] place of every frame in `block`, flattened
+    spaced: Tensor  # [G] the row with gaps between the clips, for the convolution; -1: a gap
+    unspace: Tensor  # [M] place of every frame in `spaced`
 
 
 class Encoded(NamedTuple):
@@ -42,13 +42,6 @@ class Encoded(NamedTuple):
 
     taps: tuple[Tensor, ...]  # [M, hidden] each; the last one is the encoder's output
     blank: Tensor  # [M] float32: probability that the middle head gives no character
-
-
-def frame_index(block: Tensor, unblock: Tensor, position: Tensor, length: Tensor, kernel: int) -> FrameIndex:
-    """From `packing.FramePacking`: position and length (frames of its clip) of every frame, on the device."""
-    reach = torch.arange(kernel, device=position.device) - kernel // 2
-    there = position[:, None] + reach
-    return FrameIndex(block.clamp_min(0), block >= 0, unblock, (there >= 0) & (there < length[:, None]))
 
 
 def encode(
@@ -74,7 +67,7 @@ def encoder_block(h: Tensor, index: FrameIndex, weights: EncoderBlock, heads: in
     """One Conformer block over [M, hidden]."""
     h = h + feed_forward(h, weights.first)
     h = h + block_attention(h, index, weights.attention, heads)
-    h = h + convolution(h, index.near, weights.convolution)
+    h = h + convolution(h, index, weights.convolution)
     h = h + feed_forward(h, weights.second)
     return layer_norm(h, weights.norm)
 
@@ -94,11 +87,11 @@ def block_attention(h: Tensor, index: FrameIndex, weights: BlockAttention, heads
     """[M, hidden] → [M, hidden]; inside blocks of `context` frames, every frame sees every other of its clip."""
     context = index.block.shape[1]
     qkv = linear(layer_norm(h, weights.norm), weights.qkv)
-    folded = qkv[index.block].unflatten(-1, (3, heads, -1))  # [K, context, 3, heads, head_dim]
-    q, k, v = folded.permute(2, 0, 3, 1, 4).unbind(0)
+    folded = qkv[index.block.clamp_min(0)].unflatten(-1, (3, heads, -1))  # [K, context, 3, heads, head_dim]
+    q, k, v = folded.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
     scale = q.shape[-1] ** -0.5
     mask = _shaw(q, weights.relative, context) * scale
-    mask = mask.masked_fill(~index.taken[:, None, None, :], torch.finfo(mask.dtype).min)
+    mask = mask.masked_fill((index.block < 0)[:, None, None, :], torch.finfo(mask.dtype).min)
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     return linear(attended.transpose(1, 2).flatten(2).flatten(0, 1)[index.unblock], weights.out)
 
@@ -109,26 +102,27 @@ def _shaw(q: Tensor, relative: Tensor, context: int) -> Tensor:
     One product gives every query against every distance; place (i, j) wants column j - i + context - 1. Read with a row one
     element shorter, the product has those columns straight below each other: the skew is a view.
     """
-    product = (q @ relative.t()).flatten(2)  # [K, heads, context * (2 context - 1)]
+    product = (q.flatten(0, 2) @ relative.t()).view(*q.shape[:2], -1)  # [K, heads, context * (2 context - 1)]
     rows = product[..., context - 1 : context - 1 + context * (2 * context - 2)]
     skewed: Tensor = rows.unflatten(-1, (context, 2 * context - 2))
     return skewed[..., :context]
 
 
-def convolution(h: Tensor, near: Tensor, weights: Convolution) -> Tensor:
-    """[M, hidden] → [M, hidden]; the depthwise taps see frames of the same clip alone."""
-    x = F.glu(linear(layer_norm(h, weights.norm), weights.up), -1)
-    return linear(F.silu(depthwise(x, near, weights)).to(h.dtype), weights.down)
+def convolution(h: Tensor, index: FrameIndex, weights: Convolution) -> Tensor:
+    """[M, hidden] → [M, hidden]; the gaps keep the depthwise taps within the clip."""
+    x = F.glu(linear(layer_norm(h, weights.norm), weights.up), -1).to(weights.taps.dtype)
+    spaced = torch.where((index.spaced >= 0)[:, None], x[index.spaced.clamp_min(0)], 0)
+    x = depthwise(spaced, weights)[index.unspace]
+    return linear(F.silu(x).to(h.dtype), weights.down)
 
 
-def depthwise(x: Tensor, near: Tensor, weights: Convolution) -> Tensor:
-    """[M, channels] → the same, in the type of the taps. A sum of shifted rows: compiled, it is one pass over memory."""
+def depthwise(x: Tensor, weights: Convolution) -> Tensor:
+    """[G, channels] → [G - kernel + 1, channels]: a sum of shifted rows, which compiled is one pass over memory."""
     kernel = len(weights.taps)
-    padded = F.pad(x, (0, 0, kernel // 2, kernel // 2))
-    total = weights.shift.expand(x.shape)
+    rows = len(x) - kernel + 1
+    total = weights.shift.expand(rows, -1).clone()
     for tap in range(kernel):
-        shifted = padded[tap : tap + len(x)].to(total.dtype)
-        total = total + torch.where(near[:, tap, None], shifted, 0) * weights.taps[tap]
+        total.addcmul_(x[tap : tap + rows], weights.taps[tap])
     return total
 
 

@@ -56,10 +56,7 @@ class Uploaded(NamedTuple):
     samples: Tensor
     mel: Tensor
     clip: Tensor
-    block: Tensor
-    unblock: Tensor
-    position: Tensor
-    length: Tensor
+    places: encoder.FrameIndex
     label: Tensor
     window: Tensor
     audio: Tensor
@@ -134,17 +131,24 @@ class Model:
 
     def upload(self, batch: Batch) -> Uploaded:
         """Copy a batch to the device; on CUDA without waiting, on the current stream."""
-        packing = batch.packing
-        length = np.repeat(packing.frames, packing.frames)
-        tables = (packing.mel, packing.clip, packing.block, packing.unblock, packing.position, length)
-        more = (packing.label, packing.window, packing.audio)
-        return Uploaded(batch.samples.to(self.device, non_blocking=True), *(self._send(x) for x in tables + more))
+        packing, send = batch.packing, self._send
+        return Uploaded(
+            samples=batch.samples.to(self.device, non_blocking=True),
+            mel=send(packing.mel),
+            clip=send(packing.clip),
+            places=encoder.FrameIndex(
+                send(packing.block), send(packing.unblock), send(packing.spaced), send(packing.unspace)
+            ),
+            label=send(packing.label),
+            window=send(packing.window),
+            audio=send(packing.audio),
+        )
 
     def begin(self, batch: Batch, uploaded: Uploaded) -> Begun:
         """Queue features, encoder, draft and projector."""
         config, weights = self.config, self._weights
         x = self.features(uploaded, len(batch.packing.frames)).to(self.dtype)
-        found = self.encode(x, uploaded)
+        found = self.encode(x, uploaded.places)
         pooled = draft.pool(found.taps[-1], found.blank, uploaded.label)
         labels = draft.read_head(pooled, weights.encoder.draft, best=self._kernels.best_label)
         projected = projector.project(found.taps, uploaded.window, weights.projector, config.projector)
@@ -157,12 +161,9 @@ class Model:
         """Log-mels of a batch of so many clips, float32 [M, 160]."""
         return self._log_mel(uploaded.samples.float() / _FULL_SCALE, uploaded.mel, uploaded.clip, clips)
 
-    def encode(self, x: Tensor, uploaded: Uploaded) -> encoder.Encoded:
+    def encode(self, x: Tensor, places: encoder.FrameIndex) -> encoder.Encoded:
         """Features [M, input_dim] → the encoder's taps and blank probabilities."""
-        index = encoder.frame_index(
-            uploaded.block, uploaded.unblock, uploaded.position, uploaded.length, self.config.encoder.conv_kernel
-        )
-        return encoder.encode(x, index, self._weights.encoder, self.config.encoder, self._kernels.encoder_block)
+        return encoder.encode(x, places, self._weights.encoder, self.config.encoder, self._kernels.encoder_block)
 
     def drafts(self, begun: Begun) -> Tokens:
         """The draft of every real clip; waits for it."""

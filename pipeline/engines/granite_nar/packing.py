@@ -39,9 +39,10 @@ class FramePacking:
     frames: Ints  # [B]
     mel: Ints  # [2 M] hop position in the packed samples of every mel frame
     clip: Ints  # [M] clip of every frame
-    position: Ints  # [M] of every frame within its clip
     block: Ints  # [K, context] frame in every place of an attention block; -1: none
     unblock: Ints  # [M] place of every frame in `block`, flattened
+    spaced: Ints  # [G] frame in every place of the row with gaps of conv_kernel // 2 around the clips; -1: a gap
+    unspace: Ints  # [M] place of every frame in `spaced`, counted from the first gap's end
     label: Ints  # [L, pooling_window] frame in every place of a label window; -1: none
     window: Ints  # [W, window] frame in every place of a projector window; -1: none
     audio: Ints  # [A] rows of the projector's output ([W * window // downsample]) that are kept
@@ -56,13 +57,15 @@ def pack_frames(frames: Ints, config: ModelConfig) -> FramePacking:
     windows = -(-frames // projector.window)
     audios = frames // projector.downsample
     block, unblock = _cut(frames, encoder.context)
+    spaced, unspace = _space(frames, encoder.conv_kernel // 2)
     return FramePacking(
         frames=frames,
         mel=_ranges(2 * frames) + np.repeat(_starts(_hops(frames)), 2 * frames),
         clip=np.repeat(np.arange(len(frames)), frames),
-        position=_ranges(frames),
         block=block,
         unblock=unblock,
+        spaced=spaced,
+        unspace=unspace,
         label=_cut(frames, encoder.pooling_window)[0],
         window=_cut(frames, projector.window)[0],
         audio=_ranges(audios) + np.repeat(_starts(windows * each), audios),
@@ -157,3 +160,11 @@ def _cut(frames: Ints, width: int) -> tuple[Ints, Ints]:
     table = np.full(int(counts.sum()) * width, -1, np.int64)
     table[place] = np.arange(int(frames.sum()))
     return table.reshape(-1, width), place
+
+
+def _space(frames: Ints, gap: int) -> tuple[Ints, Ints]:
+    """Clips with gaps before, between and behind them: frame in each place (-1: a gap), place of each frame less the first gap."""
+    place = np.arange(int(frames.sum())) + np.repeat(np.arange(len(frames)) * gap, frames)
+    row = np.full(int(frames.sum()) + (len(frames) + 1) * gap, -1, np.int64)
+    row[place + gap] = np.arange(int(frames.sum()))
+    return row, place
