@@ -19,6 +19,10 @@ class Tokens:
     counts: Ints  # [B] tokens of each clip
     probabilities: Floats  # [N] the highest posterior in each token's run
 
+    def split(self) -> list[Ints]:
+        """The ids of each clip."""
+        return np.split(self.ids, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
+
 
 def collapse(labels: Ints, probabilities: Floats, sizes: Ints, *, blank: int, shift: int = 0) -> Tokens:
     """Collapse every clip's labels on their own: runs of the same label are one, then blanks go, ids are label - shift.

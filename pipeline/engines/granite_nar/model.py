@@ -9,7 +9,7 @@ editor's row, so there must be one wait in the middle; `device.DeviceLoop` hides
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -61,6 +61,10 @@ class Uploaded(NamedTuple):
     window: Tensor
     audio: Tensor
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them."""
+        yield from (self.samples, self.mel, self.clip, *self.places, self.label, self.window, self.audio)
+
 
 class Arriving(NamedTuple):
     """Labels on their way to the host."""
@@ -68,6 +72,10 @@ class Arriving(NamedTuple):
     ids: Tensor
     probabilities: Tensor
     event: Any  # torch.cuda.Event | None
+
+    def ready(self) -> bool:
+        """Whether `wait` would return at once."""
+        return self.event is None or bool(self.event.query())
 
     def wait(self) -> tuple[Ints, Floats]:
         """The labels and their posteriors; blocks until the device has got so far."""

@@ -107,11 +107,6 @@ def pack_edit(packing: FramePacking, clips: Ints, drafts: Sequence[Ints], config
     return EditPacking(lengths, slots, position, source, np.flatnonzero(is_text), tokens)
 
 
-def split(values: npt.NDArray[np.generic], sizes: Ints) -> list[npt.NDArray[np.generic]]:
-    """Cut a packed row [sum(sizes), …] into one array per clip."""
-    return np.split(values, np.cumsum(sizes)[:-1]) if len(sizes) else []
-
-
 def pack_samples(clips: Sequence[Samples], out: Samples | None = None) -> Samples:
     """All clips' samples in one row, each framed as if alone: reflected at both ends, starting on a multiple of the hop.
 
@@ -163,7 +158,7 @@ def _cut(frames: Ints, width: int) -> tuple[Ints, Ints]:
 
 
 def _space(frames: Ints, gap: int) -> tuple[Ints, Ints]:
-    """Clips with gaps before, between and behind them: frame in each place (-1: a gap), place of each frame less the first gap."""
+    """Clips with gaps before, between and behind them: frame in each place (-1: a gap); place of each frame less one gap."""
     place = np.arange(int(frames.sum())) + np.repeat(np.arange(len(frames)) * gap, frames)
     row = np.full(int(frames.sum()) + (len(frames) + 1) * gap, -1, np.int64)
     row[place + gap] = np.arange(int(frames.sum()))
