@@ -118,6 +118,7 @@ class EngineConfig(Section):
     language: str | None = text_field(None, "for rows that name none; null: detected where the engine can")
     task: Literal["transcribe", "translate"] = text_field("transcribe", "translate: into English, where the engine can")
     options: dict[str, Any] = text_field({}, "the engine's own options (docs/engines.md)")
+    storage_options: dict[str, Any] = speed_field({}, "fsspec options for the uri of a model (endpoint_url, profile …)")
     device: str = speed_field("auto", "auto | cpu | cuda")
     threads: int = speed_field(0, "CPU threads of one engine; 0: all cores of the machine", ge=0)
 
@@ -173,7 +174,7 @@ class RunConfig(Section):
     def public(self) -> dict[str, Any]:
         """All settings, with what may be secret left out: what is printed and stored."""
         found = self.model_dump()
-        for section in ("source", "store"):
+        for section in ("source", "store", "engine"):
             options = found[section]["storage_options"]
             found[section]["storage_options"] = {
                 key: options[key] if key in _PUBLIC_OPTIONS else "…" for key in options

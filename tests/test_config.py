@@ -37,10 +37,19 @@ def test_text_settings_change_the_fingerprint(change: str) -> None:
         "name=x",
         "output=elsewhere",
         "engine.threads=2",
+        "engine.storage_options={profile: models}",
     ],
 )
 def test_speed_settings_do_not(change: str) -> None:
     assert load_config(None, [*BASE, change]).fingerprint() == load_config(None, BASE).fingerprint()
+
+
+@pytest.mark.parametrize("section", ["source", "store", "engine"])
+def test_keys_of_a_store_are_not_told(section: str) -> None:
+    config = load_config(None, [*BASE, f"{section}.storage_options={{endpoint_url: 'http://a', secret: CANARY}}"])
+    assert getattr(config, section).storage_options["secret"] == "CANARY"
+    assert config.public()[section]["storage_options"] == {"endpoint_url": "http://a", "secret": "…"}
+    assert "CANARY" not in str(config.public()) + str(config.text_settings())
 
 
 def test_every_setting_says_what_it_does_and_of_which_kind_it_is() -> None:

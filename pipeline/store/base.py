@@ -21,7 +21,7 @@ class StoreKeyMissing(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object of a listing. `etag` changes when the bytes do; None where the store has no such thing."""
+    """One object of a listing. `etag` (or a time, where the store has none) changes when the bytes do; None: it tells neither."""
 
     key: str
     size_bytes: int
@@ -35,12 +35,16 @@ class Folder(Protocol):
         """Return if the root can be listed, within seconds; raise what the store says if not."""
         ...
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Every object below the folder `prefix` ("": below the root)."""
+    def list(self, prefix: str, deep: bool = True) -> Iterator[ObjectInfo]:
+        """Every object below the folder `prefix` ("": below the root); those right in it if not `deep`."""
         ...
 
     def get(self, key: str) -> bytes:
         """The whole object."""
+        ...
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """The bytes [start, end), all of them; the object must be that long."""
         ...
 
     def exists(self, key: str) -> bool:
@@ -58,6 +62,13 @@ class Folder(Protocol):
     def remove(self, key: str) -> None:
         """Delete the object."""
         ...
+
+
+def checked_range(data: bytes, start: int, end: int) -> bytes:
+    """The bytes that were read, if they are as many as were asked for. Raises OSError."""
+    if len(data) != end - start:
+        raise OSError(f"{len(data)} bytes came where {end - start} were asked for")
+    return data
 
 
 def is_key(key: str) -> bool:

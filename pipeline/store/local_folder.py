@@ -14,7 +14,7 @@ from typing import BinaryIO
 from uuid import uuid4
 
 from pipeline.errors import StoreError
-from pipeline.store.base import ObjectInfo, is_key
+from pipeline.store.base import ObjectInfo, checked_range, is_key
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
@@ -33,9 +33,11 @@ class LocalFolder:
         except FileNotFoundError:
             return
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, deep: bool = True) -> Iterator[ObjectInfo]:
         """Files below the folder; those that vanish meanwhile are left out."""
-        for folder, _, names in os.walk(self._root / prefix):
+        for folder, folders, names in os.walk(self._root / prefix):
+            if not deep:
+                folders.clear()  # os.walk goes where this list says
             for name in names:
                 path = Path(folder, name)
                 key = path.relative_to(self._root).as_posix()
@@ -51,6 +53,12 @@ class LocalFolder:
         """The whole file."""
         with self.open_file(key) as file:
             return file.read()
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of the file."""
+        with self.open_file(key) as file:
+            file.seek(start)
+            return checked_range(file.read(end - start), start, end)
 
     def exists(self, key: str) -> bool:
         """Whether there is a file."""

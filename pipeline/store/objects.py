@@ -1,4 +1,4 @@
-"""The object store's door: list, get, put-if-absent on a local folder, on S3, on anything fsspec knows.
+"""The object store's door: list, get, copy to a file, put-if-absent on a local folder, on S3, on anything fsspec knows.
 
 It refuses to know what the objects are. The one write is a put that either publishes the whole object under a free key or does
 nothing; there is no overwrite, no rename, no append. Listings are the store's own, never a cache's.
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ import fsspec
 from pipeline.config import StoreConfig
 from pipeline.errors import StoreError
 from pipeline.store.base import Folder, ObjectInfo, StoreKeyMissing, is_key
+from pipeline.store.download import download
 from pipeline.store.local_folder import LocalFolder
 from pipeline.store.remote_folder import RemoteFolder, persist
 from pipeline.store.s3_folder import S3Folder, s3_options
@@ -28,11 +30,15 @@ OPEN_ATTEMPTS, OPEN_TIMEOUT_S = 4, 3.0  # a person waits: say within 15 s that a
 
 
 class ObjectStore:
-    """Objects below one root. Pickles as its uri and config and connects again in the other process; safe in threads."""
+    """Objects below one root. Pickles as its uri and config and connects again in the other process; safe in threads.
 
-    def __init__(self, uri: str, config: StoreConfig) -> None:
+    `section` is the part of the settings that the config comes from, which errors name.
+    """
+
+    def __init__(self, uri: str, config: StoreConfig, section: str = "store") -> None:
         self.uri = uri
         self._config = config
+        self._section = section
 
     @staticmethod
     def open(uri: str, config: StoreConfig) -> ObjectStore:
@@ -51,25 +57,46 @@ class ObjectStore:
                 raise StoreError(f"There is no bucket for {store}; create it, or correct `output`.") from None
         return store
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, deep: bool = True) -> Iterator[ObjectInfo]:
         """Every object below the folder `prefix` ("": below the root) that has a key of ours, in no promised order.
 
+        Not `deep`: those right in the folder, at the price of these alone.
         Strongly consistent: what `put_if_absent` published before the call is there. A missing folder is empty.
         """
         folder = prefix.rstrip("/")
         if folder:
             _check_key(folder)
-        return self._listing(folder)
+        return self._listing(folder, deep)
 
-    def _listing(self, folder: str) -> Iterator[ObjectInfo]:
+    def _listing(self, folder: str, deep: bool) -> Iterator[ObjectInfo]:
         with self._one_sentence("listed"):
-            yield from self._folder.list(folder)
+            yield from self._folder.list(folder, deep)
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises StoreKeyMissing."""
         _check_key(key)
         with self._one_sentence("read", key):
             return self._folder.get(key)
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """The bytes [start, end) of an object that is at least that long. Raises StoreKeyMissing."""
+        _check_key(key)
+        with self._one_sentence("read", key):
+            return self._folder.get_range(key, start, end) if end > start else b""
+
+    def get_to_file(self, info: ObjectInfo, path: Path) -> None:
+        """Copy an object, as it was listed, into a new local file: whole and on the disk, or there is no file.
+
+        Read by ranges, a few at once, so that memory does not grow with the object. Raises StoreKeyMissing, StoreError (also
+        when the object is no longer the listed one), and OSError as the local disk gives it.
+        """
+        download(lambda start, end: self.get_range(info.key, start, end), info.size_bytes, path)
+        try:
+            if info not in self.list(info.key.rpartition("/")[0], deep=False):
+                raise StoreError(f"{self}/{info.key} changed while it was read; run again.")
+        except StoreError:
+            path.unlink(missing_ok=True)
+            raise
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under the key."""
@@ -126,16 +153,16 @@ class ObjectStore:
             if isinstance(error, FileNotFoundError) and done == "read":
                 raise StoreKeyMissing(f"There is no object {where}; `quarry verify` tells what is missing.") from error
             if isinstance(error, PermissionError):
-                advice = "check the credentials and rights (store.storage_options or the environment)."
+                advice = f"check the credentials and rights ({self._section}.storage_options or the environment)."
             else:
-                advice = "check the uri, store.storage_options and the network, and run again."
+                advice = f"check the uri, {self._section}.storage_options and the network, and run again."
             raise StoreError(f"{where} could not be {done} ({_reason(error)}); {advice}") from error
 
-    def __getstate__(self) -> tuple[str, StoreConfig]:
-        return self.uri, self._config
+    def __getstate__(self) -> tuple[str, StoreConfig, str]:
+        return self.uri, self._config, self._section
 
-    def __setstate__(self, state: tuple[str, StoreConfig]) -> None:
-        self.uri, self._config = state
+    def __setstate__(self, state: tuple[str, StoreConfig, str]) -> None:
+        self.uri, self._config, self._section = state
 
     def __str__(self) -> str:
         """The uri without user, password and query."""

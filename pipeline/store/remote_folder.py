@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
-from pipeline.store.base import ObjectInfo, is_key
+from pipeline.store.base import ObjectInfo, checked_range, is_key
 
 T = TypeVar("T")
 Page = list[tuple[str, int, str | None]]  # path, size in bytes, etag
@@ -43,15 +43,15 @@ class RemoteFolder:
         except FileNotFoundError:
             return
 
-    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+    def list(self, prefix: str, deep: bool = True) -> Iterator[ObjectInfo]:
         """Objects below the folder, page by page: never the whole listing in memory."""
-        for page in self._pages(self._path(prefix)):
+        for page in self._pages(self._path(prefix), deep):
             for path, size_bytes, etag in page:
                 key = path[len(self._root) :].lstrip("/")
                 if is_key(key):
                     yield ObjectInfo(key, size_bytes, etag)
 
-    def _pages(self, folder: str) -> Iterator[Page]:
+    def _pages(self, folder: str, deep: bool) -> Iterator[Page]:
         """The files below, one folder at a time."""
         try:
             entries = persist(lambda: self._fs.ls(folder, detail=True))
@@ -60,13 +60,18 @@ class RemoteFolder:
         files = [entry for entry in entries if entry["type"] == "file"]
         yield [(self._fs._strip_protocol(entry["name"]), int(entry["size"]), _etag(entry)) for entry in files]
         for entry in entries:
-            if entry["type"] == "directory":
-                yield from self._pages(entry["name"])
+            if deep and entry["type"] == "directory":
+                yield from self._pages(entry["name"], deep)
 
     def get(self, key: str) -> bytes:
         """The whole object."""
         found: bytes = persist(lambda: self._fs.cat_file(self._path(key)))
         return found
+
+    def get_range(self, key: str, start: int, end: int) -> bytes:
+        """One range request; a short answer is tried again."""
+        path = self._path(key)
+        return persist(lambda: checked_range(self._fs.cat_file(path, start=start, end=end), start, end))
 
     def exists(self, key: str) -> bool:
         """Whether there is an object (a folder is none)."""
@@ -188,10 +193,12 @@ def _says_taken(error: Exception) -> bool:
 def _http_status(error: BaseException) -> int | None:
     response = getattr(error.__cause__ or error, "response", None)
     metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    status: int | None = metadata.get("HTTPStatusCode")
+    status: int | None = metadata.get("HTTPStatusCode") or getattr(response, "status_code", None)
     return status
 
 
 def _etag(entry: dict[str, Any]) -> str | None:
-    found = entry.get("ETag") or entry.get("etag")
+    """What changes with the bytes, as the store names it: an etag, else the time of the last write."""
+    names = ("ETag", "etag", "mtime", "updated", "last_modified", "LastModified", "created")
+    found = next((entry[name] for name in names if entry.get(name)), None)
     return str(found).strip('"') if found else None

@@ -36,12 +36,13 @@ class S3Folder(RemoteFolder):
         """Ask for one key below the root: tells a missing bucket and bad credentials apart, and needs no rights elsewhere."""
         self._page(self._root, MaxKeys=1)
 
-    def _pages(self, folder: str) -> Iterator[Page]:
+    def _pages(self, folder: str, deep: bool) -> Iterator[Page]:
         """Pages of 1000 keys: s3fs's own `find` keeps every entry of the listing in memory."""
         bucket = folder.partition("/")[0]
+        depth = {} if deep else {"Delimiter": "/"}
         following: dict[str, str] = {}
         while True:
-            page = persist(lambda token=following: self._page(folder, **token))  # type: ignore[misc]
+            page = persist(lambda token=following: self._page(folder, **depth, **token))  # type: ignore[misc]
             yield [(f"{bucket}/{it['Key']}", int(it["Size"]), it["ETag"].strip('"')) for it in page.get("Contents", [])]
             if not page.get("IsTruncated"):
                 return

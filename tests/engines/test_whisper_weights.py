@@ -7,9 +7,8 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-import fsspec
 import pytest
-from servers import S3Endpoint
+from servers import S3Endpoint, connect
 
 from pipeline.config import EngineConfig
 from pipeline.engines.base import describe_engine
@@ -92,7 +91,7 @@ def test_an_incomplete_folder_names_what_it_lacks(tmp_path: Path, name: str) -> 
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"can be tiny\.en, a folder, or a uri"):
+    with pytest.raises(ConfigError, match=r"can be tiny\.en, a folder, a uri of one, or hf://"):
         describe_model("large-v3")
     (model_folder(tmp_path) / "config.json").write_text("{")
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -117,23 +116,20 @@ def test_wishes_that_a_model_cannot_grant_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_in_a_bucket_is_fetched_once_and_only_its_files(
-    tmp_path: Path, cache: Path, moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cache: Path, moto_endpoint: S3Endpoint
 ) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_endpoint.endpoint_url)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto_endpoint.key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto_endpoint.secret)
-    fsspec.filesystem("s3").clear_instance_cache()
-    fs = fsspec.filesystem("s3")
+    options = moto_endpoint.storage_options()
+    fs = connect(moto_endpoint)
     fs.mkdirs("whisper-models", exist_ok=True)
     folder = model_folder(tmp_path / "model")
     (folder / "pytorch_model.pkl").write_bytes(b"hostile")
     fs.put(f"{folder}/", "whisper-models/base/", recursive=True)
     uri = "s3://whisper-models/base"
 
-    card = describe_model(uri)
+    card = describe_model(uri, options)
     assert (card.languages, card.weights_bytes) == ({"en", "fr", "haw"}, len(WEIGHTS))
     assert not list(cache.rglob("model.bin")), "describing reads no weights"
-    found = fetch_model(uri)
+    found = fetch_model(uri, options)
     assert {entry.name for entry in found.iterdir()} == {
         "config.json",
         "tokenizer.json",
@@ -141,12 +137,15 @@ def test_a_model_in_a_bucket_is_fetched_once_and_only_its_files(
         "model.bin",
     }
     before = (found / "model.bin").stat().st_mtime_ns
-    assert fetch_model(uri) == found
+    assert fetch_model(uri, options) == found
     assert (found / "model.bin").stat().st_mtime_ns == before
 
+    spec = describe_engine(EngineConfig(name="whisper", model=uri, storage_options=options))
+    assert (spec.model, spec.revision) == (uri, card.revision)
     fs.pipe_file("whisper-models/base/model.bin", b"another revision")
-    assert describe_model(uri).revision != card.revision
-    assert (fetch_model(uri) / "model.bin").read_bytes() == b"another revision"
+    assert describe_model(uri, options).revision != card.revision
+    assert (fetch_model(uri, options) / "model.bin").read_bytes() == b"another revision"
     assert (found / "model.bin").read_bytes() == WEIGHTS
-    with pytest.raises(ConfigError, match="cannot be listed"):
-        describe_model("s3://whisper-models/none")
+    fs.rm_file("whisper-models/base/tokenizer.json")
+    with pytest.raises(ConfigError, match=r"lacks tokenizer\.json"):
+        describe_model(uri, options)

@@ -78,7 +78,7 @@ class Whisper:
     def describe(config: EngineConfig) -> EngineSpec:
         """Declare from the model's small files. Raises ConfigError for what this model cannot do."""
         options = read_options(WhisperOptions, config)
-        card = describe_model(config.model)
+        card = describe_model(config.model, config.storage_options)
         language = primary_language(config.language) if config.language else None
         if config.device not in ("auto", "cpu", "cuda"):
             raise ConfigError(
@@ -118,7 +118,7 @@ class Whisper:
         from faster_whisper.feature_extractor import FeatureExtractor
         from faster_whisper.transcribe import get_suppressed_tokens
 
-        folder = fetch_model(self.spec.model)
+        folder = fetch_model(self.spec.model, self._config.storage_options)
         device = self._config.device
         if device == "auto":
             device = "cuda" if ctranslate2.get_cuda_device_count() else "cpu"
