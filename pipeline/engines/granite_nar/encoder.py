@@ -51,6 +51,9 @@ def encode(
 
     `x` has the weights' type; `run_block`: `encoder_block`, or compiled.
     """
+    if not len(x):  # clips without a frame: nothing to gather from
+        nothing = x.new_zeros(0, config.hidden)
+        return Encoded((nothing,) * len(config.taps), x.new_zeros(0, dtype=torch.float32))
     h = linear(x, weights.input)
     taps: list[Tensor] = []
     blank = torch.zeros(0)
