@@ -92,7 +92,7 @@ def lay_out(lengths: Ints, backend: Backend, device: torch.device) -> Spans:
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
     """q [P, heads, head_dim], k and v [P, kv_heads, head_dim] → [P, heads, head_dim]; each clip sees itself, both ways."""
-    return _KERNELS[spans.backend](q, k, v, spans, scale)
+    return _KERNELS[spans.backend](q, k, v, spans, scale) if len(q) else q  # flex fails over nothing
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
@@ -126,7 +126,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor
         fold_q, fold_k, fold_v = (x[rows].transpose(1, 2) for x in (q, k, v))  # [clips, heads, longest, head_dim]
         found = F.scaled_dot_product_attention(fold_q, fold_k, fold_v, attn_mask=taken, scale=scale)
         parts.append(found.transpose(1, 2).flatten(0, 1))
-    return torch.cat(parts)[spans.place] if parts else q
+    return torch.cat(parts)[spans.place]
 
 
 _KERNELS: dict[Backend, Callable[[Tensor, Tensor, Tensor, Spans, float], Tensor]] = {
