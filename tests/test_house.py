@@ -21,18 +21,7 @@ HEAVY_FOLDERS = ("engines/", "audio/")
 # Code that takes tensors imports torch as torch code does; what Quarry imports of it, it imports late.
 MODEL_CODE = {
     f"engines/granite_nar/{name}.py"
-    for name in (
-        "attention",
-        "device",
-        "draft",
-        "editor",
-        "encoder",
-        "features",
-        "loading",
-        "model",
-        "projector",
-        "weights",
-    )
+    for name in "attention device draft editor encoder features loading model projector routing weights".split()
 }
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 SPEAKERS = ("cli.py", "commands.py", "report.py", "runtime/progress.py")  # may print

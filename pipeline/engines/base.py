@@ -62,6 +62,7 @@ class Engine(Protocol):
 
 # Import strings: `import pipeline` must not import an engine's libraries.
 ENGINES: dict[str, str] = {
+    "granite-nar": "pipeline.engines.granite_nar.engine:GraniteNar",
     "whisper": "pipeline.engines.whisper:Whisper",
     "fake": "pipeline.engines.fake:Fake",
 }

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pipeline.engines.granite_nar.config import EditorConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from pipeline.errors import ConfigError
@@ -110,29 +110,41 @@ def stored_names(name: str, layout: Layout) -> tuple[str, ...]:
 
 
 def read_header(path: str | os.PathLike[str]) -> dict[str, StoredTensor]:
-    """Name → entry of a safetensors file, in the order of its header.
-
-    Only the header is read. Raises ConfigError for what is no safetensors file, for a truncated one, and where the header
-    contradicts itself or the size of the file.
-    """
+    """`parse_header` of a local file; the weights behind the header are not read. Raises ConfigError."""
     where = Path(path)
     try:
-        size = where.stat().st_size
         with where.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise _unreadable(where, f"a header of {length} bytes in a file of {size}")
-            header = file.read(length)
+            return parse_header(lambda n_bytes: _first(file, n_bytes), where.stat().st_size, where)
     except OSError as error:
         raise ConfigError(f"{where} cannot be read ({error.strerror or error}); {_NEXT_STEP}.") from None
+
+
+def parse_header(
+    first: Callable[[int], bytes], size_bytes: int, where: str | os.PathLike[str]
+) -> dict[str, StoredTensor]:
+    """Name → entry of a safetensors file, in the order of its header.
+
+    `first(n)` gives the first n bytes of the file. Raises ConfigError for what is no safetensors file, for a truncated one,
+    and where the header contradicts itself or the size of the file.
+    """
+    length = int.from_bytes(first(8), "little")
+    if size_bytes < 8 or length > min(size_bytes - 8, MAX_HEADER_BYTES):
+        raise _unreadable(where, f"a header of {length} bytes in a file of {size_bytes}")
     try:
-        entries = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
+        entries = json.loads(first(8 + length)[8:].decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _unreadable(where, f"a header that is no JSON ({str(error)[:80]})") from None
     if not isinstance(entries, dict):
         raise _unreadable(where, "a header that is no JSON object")
-    entries.pop("__metadata__", None)
-    return _checked_entries(where, entries, size - 8 - length)
+    metadata = entries.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _unreadable(where, "metadata that are no texts")
+    return _checked_entries(where, entries, size_bytes - 8 - length)
+
+
+def _first(file: BinaryIO, n_bytes: int) -> bytes:
+    file.seek(0)
+    return file.read(n_bytes)
 
 
 def match(header: Mapping[str, StoredTensor], config: ModelConfig) -> Match:
@@ -329,7 +341,9 @@ def _dtypes(name: str) -> tuple[str, ...]:
     return (COUNTER_DTYPE,) if is_counter(name) else FLOAT_DTYPES
 
 
-def _checked_entries(where: Path, entries: Mapping[str, Any], data_bytes: int) -> dict[str, StoredTensor]:
+def _checked_entries(
+    where: str | os.PathLike[str], entries: Mapping[str, Any], data_bytes: int
+) -> dict[str, StoredTensor]:
     """The entries of a header whose tensors cover the data without gap or overlap."""
     tensors: dict[str, StoredTensor] = {}
     spans: list[tuple[int, int, str]] = []
@@ -375,7 +389,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def _unreadable(where: Path, problem: str) -> ConfigError:
+def _unreadable(where: str | os.PathLike[str], problem: str) -> ConfigError:
     return ConfigError(
         f"{where} is not a complete safetensors file: it has {problem}; fetch it again, or another revision of the model."
     )

@@ -23,6 +23,10 @@ class Tokens:
         """The ids of each clip."""
         return np.split(self.ids, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
 
+    def split_probabilities(self) -> list[Floats]:
+        """The probabilities of each clip's tokens."""
+        return np.split(self.probabilities, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
+
 
 def collapse(labels: Ints, probabilities: Floats, sizes: Ints, *, blank: int, shift: int = 0) -> Tokens:
     """Collapse every clip's labels on their own: runs of the same label are one, then blanks go, ids are label - shift.
