@@ -16,7 +16,7 @@ _ARCHITECTURES = {"A": "NLENARDecoder", "B": "GraniteSpeechNarForASR", "D": "Gra
 
 
 def config_fields(config: ModelConfig, layout: PublishedLayout) -> dict[str, Any]:
-    """The content of `config.json` with the field names of the layout."""
+    """The content of `config.json` with the field names of the layout. Raises ValueError for sizes that it cannot express."""
     native = layout == "D"
     fields: dict[str, Any] = {
         "architectures": [_ARCHITECTURES[layout]],
@@ -47,9 +47,9 @@ def _encoder_fields(config: ModelConfig, layout: PublishedLayout) -> dict[str, A
         "hidden_dim": encoder.hidden,
         "num_heads": encoder.heads,
         "dim_head": encoder.head_dim,
-        "feedforward_mult": encoder.feedforward // encoder.hidden,
+        "feedforward_mult": _multiple(encoder.feedforward, encoder.hidden),
         "conv_kernel_size": encoder.conv_kernel,
-        "conv_expansion_factor": encoder.conv_inner // encoder.hidden,
+        "conv_expansion_factor": _multiple(encoder.conv_inner, encoder.hidden),
         "context_size": encoder.context,
         "max_pos_emb": encoder.max_distance,
         "output_dim": encoder.characters,
@@ -92,7 +92,7 @@ def _projector_fields(config: ModelConfig, layout: PublishedLayout) -> dict[str,
         "num_heads": projector.heads,
         "num_layers": projector.layers,
         "block_size": projector.window,
-        "mlp_ratio": projector.intermediate // projector.hidden,
+        "mlp_ratio": _multiple(projector.intermediate, projector.hidden),
         "attn_bias": True,
         "mlp_bias": True,
         "layernorm_eps": projector.eps,
@@ -134,3 +134,9 @@ def _text_fields(config: ModelConfig, layout: PublishedLayout) -> dict[str, Any]
 def pad_id(blank_id: int) -> int:
     """Padding stands right before the blank, as published."""
     return blank_id - 1 if blank_id else 1
+
+
+def _multiple(size: int, unit: int) -> int:
+    if size % unit:
+        raise ValueError(f"config.json states this size as a multiple of {unit}, which {size} is not")
+    return size // unit

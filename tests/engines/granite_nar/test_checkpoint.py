@@ -64,6 +64,35 @@ def test_the_published_model_name_by_name(shared: Path) -> None:
         assert is_identity(name) == (native == "-")
 
 
+def test_shapes_where_the_published_sizes_coincide() -> None:
+    expected = expected_tensors(TINY)
+    shapes = {
+        "encoder.input_linear.weight": (48, 160),
+        "encoder.out.weight": (40, 48),
+        "encoder.out_mid.weight": (48, 40),
+        "encoder.layers.4.attn.to_q.weight": (60, 48),
+        "encoder.layers.4.attn.to_kv.weight": (120, 48),
+        "encoder.layers.4.attn.to_out.weight": (48, 60),
+        "encoder.layers.4.attn.to_out.bias": (48,),
+        "encoder.layers.4.attn.rel_pos_emb.weight": (91, 20),
+        "encoder.layers.4.conv.up_conv.weight": (192, 48, 1),
+        "encoder.layers.4.conv.depth_conv.conv.weight": (96, 1, 7),
+        "encoder.layers.4.conv.down_conv.weight": (48, 96, 1),
+        "projector.layer_norms.3.bias": (48,),
+        "projector.layer_projector.weight": (64, 192),
+        "projector.query": (1, 3, 64),
+        "projector.out_norm.weight": (64,),
+        "projector.out_linear.weight": (80, 64),
+        "projector.out_linear.bias": (80,),
+        "projector.qformer.layers.1.mlp.fc2.weight": (64, 128),
+        "language_model.model.layers.2.self_attn.q_proj.weight": (96, 80),
+        "language_model.model.layers.2.self_attn.v_proj.weight": (32, 80),
+        "language_model.model.layers.2.self_attn.o_proj.weight": (80, 96),
+        "language_model.model.layers.2.mlp.down_proj.weight": (80, 112),
+    }
+    assert {name: expected[name] for name in shapes} == shapes
+
+
 @pytest.mark.parametrize(("layout", "tensors", "identities"), [("remote", 946, 18), ("native", 928, 0)])
 def test_the_published_list_matches(shared: Path, layout: str, tensors: int, identities: int) -> None:
     column = "remote_code_name" if layout == "remote" else "native_name_or_dash_if_dropped"

@@ -158,6 +158,13 @@ def test_what_is_written_is_read(layout: PublishedLayout, config: ModelConfig) -
     assert read_config(config_fields(config, layout)) == config
 
 
+def test_what_a_layout_cannot_express_is_not_written() -> None:
+    odd = replace(TINY, projector=replace(TINY.projector, intermediate=130))
+    assert read_config(config_fields(odd, "D")) == odd
+    with pytest.raises(ValueError, match="a multiple of 64, which 130 is not"):
+        config_fields(odd, "B")
+
+
 def test_the_layouts_keep_their_own_names() -> None:
     pinned, first, native = (config_fields(ModelConfig(), layout) for layout in ("B", "A", "D"))
     for section, fields in PUBLISHED.items():
