@@ -222,8 +222,7 @@ class Model:
 class Kernels:
     """The functions in which nearly all time goes, as they are or compiled.
 
-    Compiled piece by piece: one graph serves all layers, attention kernels stay their own, and sizes are symbolic, so that no
-    batch is compiled for.
+    Compiled piece by piece: one graph serves all layers and all batches, and the editor's attention kernels stay their own.
     """
 
     encoder_block: Callable[..., Tensor] = encoder.encoder_block
@@ -235,8 +234,21 @@ class Kernels:
     def compiled() -> Kernels:
         """Through torch.compile; the first calls take a minute."""
         return Kernels(
-            encoder_block=torch.compile(encoder.encoder_block, dynamic=True),
-            before_attention=torch.compile(editor.before_attention, dynamic=True),
-            after_attention=torch.compile(editor.after_attention, dynamic=True),
-            best_label=torch.compile(draft.best_label, dynamic=True),
+            encoder_block=_compile(encoder.encoder_block, 2),
+            before_attention=_compile(editor.before_attention, 2),
+            after_attention=_compile(editor.after_attention, 2),
+            best_label=_compile(draft.best_label, 1),
         )
+
+
+def _compile(kernel: Callable[..., Any], row_arguments: int) -> Callable[..., Any]:
+    """Compile for any number of rows in the first arguments (tensors, or tuples of them) and for the sizes of the weights."""
+    compiled = torch.compile(kernel)
+
+    def run(*arguments: Any) -> Any:
+        for argument in arguments[:row_arguments]:
+            for tensor in (argument,) if isinstance(argument, Tensor) else argument:
+                torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return compiled(*arguments)
+
+    return run
