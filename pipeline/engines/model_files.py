@@ -258,7 +258,7 @@ def _check_room(model: str, folder: Path, files: Sequence[ObjectInfo]) -> None:
     needed, free = sum(info.size_bytes for info in files), shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
-            f"The model {model} needs {needed / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free; "
+            f"The model {model} needs {needed / 1e6:,.0f} MB in {folder}, where {free / 1e6:,.0f} MB are free; "
             "free some space, or set QUARRY_CACHE."
         )
 
