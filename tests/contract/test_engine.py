@@ -15,19 +15,27 @@ import soundfile
 
 from pipeline.config import EngineConfig
 from pipeline.engines.base import ENGINES, Engine, create_engine, describe_engine
+from pipeline.engines.granite_nar.random_checkpoint import TINY, write_checkpoint
 from pipeline.errors import ConfigError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 CONFIGS = {
     "fake": EngineConfig(name="fake"),
+    "granite-nar": EngineConfig(name="granite-nar", model="made by the fixture: random weights", threads=1),
     "whisper": EngineConfig(name="whisper", options={"beam_size": 2, "word_times": True}),
 }
-HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "ray", "tokenizers")
+CONFIDENCE_TOLERANCE = 1e-4
+HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "ray", "tokenizers", "safetensors")
 
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
-def config(request: pytest.FixtureRequest) -> EngineConfig:
-    return CONFIGS[request.param]
+def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
+    found = CONFIGS[request.param]
+    if found.name != "granite-nar":
+        return found
+    folder = tmp_path_factory.mktemp("granite-nar")
+    write_checkpoint(folder, TINY, layout="B", seed=0)
+    return found.model_copy(update={"model": str(folder)})
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +51,8 @@ def engine(config: EngineConfig) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def speech(config: EngineConfig, request: pytest.FixtureRequest) -> list[ChunkAudio]:
-    """Clips of different lengths: recorded speech, or noise for the engine that hears words in anything."""
-    if config.name == "fake":
+    """Clips of different lengths: recorded speech, or noise for engines that hear words in anything."""
+    if config.name in ("fake", "granite-nar"):
         noise = np.random.default_rng(0)
         return [ChunkAudio(noise.integers(-9999, 9999, n, np.int16)) for n in (16_000, 40_000, 8_000, 99_999)]
     clips: Path = request.getfixturevalue("shared_data") / "a" / "pocketsphinx-librivox"
@@ -63,6 +71,24 @@ def heard(engine: Engine, speech: list[ChunkAudio]) -> list[Hypothesis]:
     return [engine.transcribe([chunk])[0] for chunk in speech]
 
 
+def same(found: list[Hypothesis], wanted: list[Hypothesis]) -> bool:
+    """Equal, but for the last digits of confidences: a product over more rows may add in another order."""
+    assert [_confidences(one) for one in found] == [
+        pytest.approx(_confidences(one), rel=CONFIDENCE_TOLERANCE, nan_ok=True) for one in wanted
+    ]
+    return [_without_confidences(one) for one in found] == [_without_confidences(one) for one in wanted]
+
+
+def _confidences(hypothesis: Hypothesis) -> list[float]:
+    found = [hypothesis.confidence, *(word.confidence for word in hypothesis.words)]
+    return [np.nan if one is None else one for one in found]
+
+
+def _without_confidences(hypothesis: Hypothesis) -> Hypothesis:
+    words = tuple(replace(word, confidence=None) for word in hypothesis.words)
+    return replace(hypothesis, confidence=None, words=words)
+
+
 def test_every_engine_is_under_contract() -> None:
     assert set(CONFIGS) == set(ENGINES)
 
@@ -72,7 +98,7 @@ def test_speech_gives_text_and_times_lie_within_the_chunk(speech: list[ChunkAudi
     for chunk, hypothesis in zip(speech, heard, strict=True):
         assert hypothesis.text.strip() == hypothesis.text != ""
         assert hypothesis.confidence is None or 0 <= hypothesis.confidence <= 1
-        times = [time for word in hypothesis.words for time in (word.start_s, word.end_s)]
+        times = [time for word in hypothesis.words for time in (word.start_s, word.end_s) if time is not None]
         assert times == sorted(times)
         assert all(0 <= time <= chunk.audio_s for time in times)
 
@@ -82,16 +108,16 @@ def test_neighbours_order_and_packing_change_nothing(
 ) -> None:
     order = np.random.default_rng(7).permutation(len(speech))
     together = engine.transcribe([speech[index] for index in order])
-    assert together == [heard[index] for index in order]
+    assert same(together, [heard[index] for index in order])
     with_silence = engine.transcribe([speech[0], ChunkAudio(np.zeros(16_000, np.int16)), speech[0]])
-    assert with_silence[::2] == [heard[0], heard[0]]
+    assert same(with_silence[::2], [heard[0], heard[0]])
 
 
 def test_the_wishes_of_a_row_stay_its_own(engine: Engine, speech: list[ChunkAudio], heard: list[Hypothesis]) -> None:
     wishful = [replace(speech[0], language="en", keywords=("Margaret Hale", "Dashwood")), *speech[1:]]
     alone = engine.transcribe(wishful[:1])
     together = engine.transcribe(wishful[:2])
-    assert together == [*alone, heard[1]]
+    assert same(together, [*alone, heard[1]])
 
 
 def test_nothing_to_hear_gives_nothing(engine: Engine) -> None:
@@ -112,13 +138,13 @@ def test_the_longest_chunk_is_taken_and_a_longer_one_refused(engine: Engine, spe
 def test_samples_are_read_never_written(engine: Engine, speech: list[ChunkAudio], heard: list[Hypothesis]) -> None:
     frozen = speech[2].samples.copy()
     frozen.setflags(write=False)  # as they come out of Arrow
-    assert engine.transcribe([ChunkAudio(frozen)]) == heard[2:3]
+    assert same(engine.transcribe([ChunkAudio(frozen)]), heard[2:3])
 
 
 def test_two_threads_hear_what_one_hears(engine: Engine, speech: list[ChunkAudio], heard: list[Hypothesis]) -> None:
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(engine.transcribe, [speech[:2], speech[1:2], speech[2:]]))
-    assert found == [heard[:2], heard[1:2], heard[2:]]
+    assert all(map(same, found, [heard[:2], heard[1:2], heard[2:]]))
 
 
 def test_it_loads_again_after_close(config: EngineConfig, speech: list[ChunkAudio], heard: list[Hypothesis]) -> None:
@@ -126,7 +152,7 @@ def test_it_loads_again_after_close(config: EngineConfig, speech: list[ChunkAudi
     again.load()
     again.close()
     again.load()
-    assert again.transcribe(speech[1:2]) == heard[1:2]
+    assert same(again.transcribe(speech[1:2]), heard[1:2])
     again.close()
 
 

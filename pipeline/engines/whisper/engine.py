@@ -6,7 +6,6 @@ so that its text does not depend on its neighbours. Knows nothing of files: `wei
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
@@ -20,7 +19,9 @@ import numpy.typing as npt
 from pydantic import Field
 
 from pipeline.config import EngineConfig, Section
+from pipeline.engines.audible import is_audible
 from pipeline.engines.base import EngineSpec, primary_language
+from pipeline.engines.cores import usable_cores
 from pipeline.engines.options import read_options
 from pipeline.engines.whisper.reading import Decoded, read_hypothesis
 from pipeline.engines.whisper.weights import describe_model, fetch_model
@@ -31,9 +32,6 @@ MAX_CHUNK_S = 30.0
 _FRAMES = 3000
 _CONTEXT_TOKENS = 448  # of the decoder: prompt and text
 _PROMPT_TOKENS = _CONTEXT_TOKENS // 2 - 5  # of keywords: half the context less start, language, task, no times, mark
-# Whisper invents a word for digital silence and for a click; nothing quieter (-72 dBFS) or shorter (0.1 s) is one.
-_SILENT_PEAK = 8
-_SHORTEST_SAMPLES = 1600
 # One core and chunks of middling length; 45 with full ones (docs/engines.md). Falls with the size of the weights.
 _TINY_BYTES, _TINY_RTFX = 75.5e6, 30.0
 
@@ -127,7 +125,7 @@ class Whisper:
             kind = "int8" if device == "cpu" else "float16"
         # A core with a chunk to itself needs a fifth less time than cores that share a batch (docs/engines.md): what
         # one chunk touches fits in the cache. An accelerator wants the batch.
-        cores = (self._config.threads or _usable_cores()) if device == "cpu" else 1
+        cores = (self._config.threads or usable_cores()) if device == "cpu" else 1
         self._rows_at_once = 1 if device == "cpu" else None
         self._workers = ThreadPoolExecutor(cores)
         try:
@@ -151,7 +149,7 @@ class Whisper:
         if longest_s > MAX_CHUNK_S:
             raise ValueError(f"a chunk of {longest_s:.2f} s is longer than {MAX_CHUNK_S} s")
         found = [Hypothesis("", chunk.language or self._language, stop_reason="silence") for chunk in chunks]
-        rows = [row for row, chunk in enumerate(chunks) if _is_audible(chunk.samples)]
+        rows = [row for row, chunk in enumerate(chunks) if is_audible(chunk.samples)]
         if not rows:
             return found
         voiced = [chunks[row] for row in rows]
@@ -260,15 +258,6 @@ class Whisper:
         from faster_whisper.tokenizer import Tokenizer
 
         return Tokenizer(self._tokenizer, self._multilingual, self._config.task, language)
-
-
-def _usable_cores() -> int:
-    # Not OMP_NUM_THREADS: Ray sets it to 1 for an actor that books a fraction of a CPU, as engine actors do.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _is_audible(samples: Samples) -> bool:
-    return len(samples) >= _SHORTEST_SAMPLES and int(np.abs(samples.astype(np.int32)).max()) > _SILENT_PEAK
 
 
 def _groups(keys: Sequence[Hashable]) -> list[list[int]]:
