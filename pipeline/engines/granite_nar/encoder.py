@@ -45,7 +45,7 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    x: Tensor, index: FrameIndex, weights: Encoder, config: EncoderConfig, run_block: Callable[..., Tensor]
+    x: Tensor, places: FrameIndex, weights: Encoder, config: EncoderConfig, run_block: Callable[..., Tensor]
 ) -> Encoded:
     """Features [M, input_dim] → taps and blank probabilities.
 
@@ -58,7 +58,7 @@ def encode(
     taps: list[Tensor] = []
     blank = torch.zeros(0)
     for number, block in enumerate(weights.blocks, 1):
-        h = run_block(h, index, block, config.heads)
+        h = run_block(h, places, block, config.heads)
         if number == config.self_conditioning_layer:
             h, blank = self_condition(h, weights)
         if number in config.taps:  # after the self-conditioning: so the published weights were trained
@@ -66,11 +66,11 @@ def encode(
     return Encoded(tuple(taps), blank)
 
 
-def encoder_block(h: Tensor, index: FrameIndex, weights: EncoderBlock, heads: int) -> Tensor:
+def encoder_block(h: Tensor, places: FrameIndex, weights: EncoderBlock, heads: int) -> Tensor:
     """One Conformer block over [M, hidden]."""
     h = h + feed_forward(h, weights.first)
-    h = h + block_attention(h, index, weights.attention, heads)
-    h = h + convolution(h, index, weights.convolution)
+    h = h + block_attention(h, places, weights.attention, heads)
+    h = h + convolution(h, places, weights.convolution)
     h = h + feed_forward(h, weights.second)
     return layer_norm(h, weights.norm)
 
@@ -86,17 +86,17 @@ def feed_forward(h: Tensor, weights: FeedForward) -> Tensor:
     return linear(F.silu(linear(layer_norm(h, weights.norm), weights.up)), weights.down)
 
 
-def block_attention(h: Tensor, index: FrameIndex, weights: BlockAttention, heads: int) -> Tensor:
+def block_attention(h: Tensor, places: FrameIndex, weights: BlockAttention, heads: int) -> Tensor:
     """[M, hidden] → [M, hidden]; inside blocks of `context` frames, every frame sees every other of its clip."""
-    context = index.block.shape[1]
+    context = places.block.shape[1]
     qkv = linear(layer_norm(h, weights.norm), weights.qkv)
-    folded = qkv[index.block.clamp_min(0)].unflatten(-1, (3, heads, -1))  # [K, context, 3, heads, head_dim]
+    folded = qkv[places.block.clamp_min(0)].unflatten(-1, (3, heads, -1))  # [K, context, 3, heads, head_dim]
     q, k, v = folded.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
     scale = q.shape[-1] ** -0.5
     mask = _shaw(q, weights.relative, context) * scale
-    mask = mask.masked_fill((index.block < 0)[:, None, None, :], torch.finfo(mask.dtype).min)
+    mask = mask.masked_fill((places.block < 0)[:, None, None, :], torch.finfo(mask.dtype).min)
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    return linear(attended.transpose(1, 2).flatten(2).flatten(0, 1)[index.unblock], weights.out)
+    return linear(attended.transpose(1, 2).flatten(2).flatten(0, 1)[places.unblock], weights.out)
 
 
 def _shaw(q: Tensor, relative: Tensor, context: int) -> Tensor:
@@ -111,21 +111,22 @@ def _shaw(q: Tensor, relative: Tensor, context: int) -> Tensor:
     return skewed[..., :context]
 
 
-def convolution(h: Tensor, index: FrameIndex, weights: Convolution) -> Tensor:
+def convolution(h: Tensor, places: FrameIndex, weights: Convolution) -> Tensor:
     """[M, hidden] → [M, hidden]; the gaps keep the depthwise taps within the clip."""
-    x = F.glu(linear(layer_norm(h, weights.norm), weights.up), -1).to(weights.taps.dtype)
-    spaced = torch.where((index.spaced >= 0)[:, None], x[index.spaced.clamp_min(0)], 0)
-    x = depthwise(spaced, weights)[index.unspace]
-    return linear(F.silu(x).to(h.dtype), weights.down)
+    x = F.glu(linear(layer_norm(h, weights.norm), weights.up), -1)
+    spaced = torch.where((places.spaced >= 0)[:, None], x[places.spaced.clamp_min(0)], 0)
+    x = F.silu(depthwise(spaced, weights)).to(h.dtype)
+    # The gaps go last: a few rows more in the product cost less than a pass over memory to take them out before it.
+    return linear(x, weights.down)[places.unspace]
 
 
 def depthwise(x: Tensor, weights: Convolution) -> Tensor:
-    """[G, channels] → [G - kernel + 1, channels]: a sum of shifted rows, which compiled is one pass over memory."""
+    """[G, channels] → [G - kernel + 1, channels], in the taps' type: shifted rows added up, compiled one pass over memory."""
     kernel = len(weights.taps)
     rows = len(x) - kernel + 1
     total = weights.shift.expand(rows, -1).clone()
     for tap in range(kernel):
-        total.addcmul_(x[tap : tap + rows], weights.taps[tap])
+        total.addcmul_(x[tap : tap + rows].to(total.dtype), weights.taps[tap])
     return total
 
 
