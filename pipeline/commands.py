@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.engines.base import describe_engine, primary_language
+from pipeline.engines.base import EngineSpec, describe_engine
+from pipeline.engines.requests import Wish, knows_language, shortfall
 from pipeline.errors import RunError
 from pipeline.prepare import open_ledger, prepare, run_id, run_uri, write_plan
 from pipeline.report import plan_text, report_text
 from pipeline.runtime.progress import clock
 
 if TYPE_CHECKING:
+    from pipeline.source.manifest import Judge
     from pipeline.store.ledger import Ledger
 
 
@@ -26,26 +28,26 @@ def validate(config: RunConfig, settings: str) -> int:
     from pipeline.source.manifest import check_manifest
 
     spec = describe_engine(config.engine)
-    report = check_manifest(config.manifest, config.source)
+    report = check_manifest(config.manifest, config.source, _judge(config, spec))
     print(
         f"{config.manifest}: {report.rows} rows, {report.audio_s / 3600:.2f} h of known length, "
         f"{report.rows_without_duration} without a duration, {report.rows_with_reference} with a reference; "
         "the objects are not opened."
     )
     print(f"engine {spec.name}, model {spec.model}, revision {spec.revision}.")
-    for language, count in report.languages.items():
-        if language and spec.languages is not None and primary_language(language) not in spec.languages:
-            print(
-                f"{count} rows in {language!r}: {spec.name} {spec.model} cannot; they would fail as language_unsupported."
-            )
+    for group in report.unserved:
+        print(
+            f"{group.rows} {'row' if group.rows == 1 else 'rows'}, the first in line {group.first_line}: {group.message}"
+        )
     for problem in report.refused:
         print(f"line {problem.line}: {problem.message} (it would fail as uri_refused)")
     for problem in report.problems:
         print(f"line {problem.line}: {problem.message}")
     more = report.problem_count + report.refused_count - len(report.problems) - len(report.refused)
+    more += report.unserved_count - sum(group.rows for group in report.unserved)
     if more:
         print(f"… and {more} more.")
-    return 2 if report.problem_count else 0
+    return 2 if report.problem_count or report.unserved_count else 0
 
 
 def plan(config: RunConfig, settings: str) -> int:
@@ -126,6 +128,19 @@ def report(config: RunConfig, settings: str) -> int:
         raise RunError(f"The run {run_id(config)} is not finalized; `quarry status` shows how far it is.")
     print(report_text(snapshot, settings))
     return 0
+
+
+def _judge(config: RunConfig, spec: EngineSpec) -> Judge:
+    """Whether the engine can serve a row's language and keywords, and if not, what would become of it."""
+
+    def judge(language: str | None, keywords: bool) -> str | None:
+        wish = Wish.of(config.engine.task, language or config.engine.language, keywords)
+        lack = shortfall(wish, spec)
+        fails = not knows_language(spec, wish.language)
+        fate = "would fail as language_unsupported" if fails else "would be transcribed without their keywords"
+        return lack and f"the engine {lack} (such rows {fate})."
+
+    return judge
 
 
 def _existing(config: RunConfig) -> Ledger:

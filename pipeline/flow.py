@@ -70,7 +70,7 @@ def transcribe(
     """Pack the chunks of several shards into batches and hand each result back to its shard, in order."""
     audio = [shard.chunk_audio(chunk) for shard in shards for chunk in shard.chunks]
     audio_s = sum(chunk.audio_s for chunk in audio)
-    outcomes, stats = run_batches(engine, audio, config.batch, memory)
+    outcomes, stats = run_batches(engine, audio, config.batch, memory, config.engine.task)
     done: list[TranscribedShard] = []
     start = 0
     for shard in shards:
@@ -99,4 +99,5 @@ def publish(shard: TranscribedShard, store: ObjectStore, identity: RunIdentity, 
         engine_s=shard.stats.engine_s,
         wait_s=shard.stats.wait_s,
         padded_s=shard.stats.padded_s,
+        draft_s=shard.stats.draft_s,
     )

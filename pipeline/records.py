@@ -226,9 +226,15 @@ class Hypothesis:
     language: str | None = None
     confidence: float | None = None
     n_tokens: int | None = None
-    stop_reason: str = ""  # "eos" | "length" | "single_pass" | "silence"
+    stop_reason: str = ""  # "eos" | "length" | "single_pass" | "silence" | "draft"
     segments: tuple[Segment, ...] = ()
     words: tuple[Word, ...] = ()
+    warnings: tuple[str, ...] = ()  # what the row should say about how it was heard, such as "keywords_ignored"
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether the engine was sure enough of its first, cheap hypothesis to keep it unedited."""
+        return self.stop_reason == "draft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,11 +246,17 @@ class EngineStats:
     audio_s: float = 0.0  # seconds of audio given to the engine
     padded_s: float = 0.0  # seconds the engine computed for them, padding included
     batches: int = 0
+    draft_s: float = 0.0  # seconds of audio whose text is the engine's unedited draft
 
     def share(self, part: float) -> EngineStats:
         """The part of the cost that falls to one of several shards packed together."""
         return EngineStats(
-            self.engine_s * part, self.wait_s * part, self.audio_s * part, self.padded_s * part, self.batches
+            self.engine_s * part,
+            self.wait_s * part,
+            self.audio_s * part,
+            self.padded_s * part,
+            self.batches,
+            self.draft_s * part,
         )
 
 
@@ -328,6 +340,7 @@ class Receipt:
     engine_s: float
     wait_s: float
     padded_s: float
+    draft_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,12 @@ def _engine_lines(run: dict[str, Any], wall_s: float) -> list[str]:
     waste = padding_waste(totals["engine_audio_s"], totals["padded_s"])
     if waste is not None:
         lines.append(f"padding        {waste:8.1%}   of what the engine computed".replace("%", " %"))
+    drafts = totals.get("draft_s", 0.0)  # snapshots from before there were drafts say nothing of them
+    if drafts > 0:
+        share = drafts / totals["engine_audio_s"]
+        lines.append(
+            f"drafts         {share:8.1%}   of the audio kept the engine's first hypothesis".replace("%", " %")
+        )
     price = run["config"]["runtime"]["usd_per_engine_hour"]
     if price and wall_s:
         worker_s = sum(session["wall_s"] * session["engine_workers"] for session in sessions)

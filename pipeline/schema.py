@@ -43,7 +43,7 @@ SEGMENT_FIELDS = [
     column("speaker", pa.string(), "speaker label; null where the engine gives none"),
     column("channel", pa.int32(), "channel it was heard on; null: all channels mixed"),
     column("confidence", pa.float32(), "mean token probability, 0 to 1; null where the engine gives none"),
-    column("flags", pa.list_(pa.string()), "quality flags"),
+    column("flags", pa.list_(pa.string()), "quality flags; draft: the engine kept its first hypothesis unedited"),
     column("words", pa.list_(WORD), "word times, where the engine gives them"),
 ]
 SEGMENT = pa.struct(SEGMENT_FIELDS)
@@ -87,7 +87,9 @@ TRANSCRIPTS = pa.schema(
         column("reference_text", pa.string(), "reference from the manifest"),
         column("segments", pa.list_(SEGMENT), "what was said when"),
         column("spans", pa.list_(SPAN), "what is in no segment: declared non-speech, or failed"),
-        column("warnings", pa.list_(pa.string()), "what was odd about the audio"),
+        column(
+            "warnings", pa.list_(pa.string()), "what was odd about the audio; keywords_ignored: the engine takes none"
+        ),
         column("flags", pa.list_(pa.string()), "quality flags of the transcript"),
         *_ERROR_COUNTS,
         column("normalizer", pa.string(), "what text and reference went through before they were compared"),

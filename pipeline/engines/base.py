@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import Literal, Protocol
 
 from pipeline.config import EngineConfig
+from pipeline.engines.requests import Wish, shortfall
+from pipeline.engines.requests import primary_language as primary_language  # engines look for it here
 from pipeline.errors import ConfigError
 from pipeline.records import ChunkAudio, Hypothesis
 
@@ -79,16 +81,21 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def describe_engine(config: EngineConfig) -> EngineSpec:
-    """What the configured engine declares. Raises ConfigError."""
-    return engine_class(config.name).describe(config)
+    """What the configured engine declares. Raises ConfigError, also for a task or a language that it cannot serve."""
+    spec = engine_class(config.name).describe(config)
+    check_request(config, spec)
+    return spec
+
+
+def check_request(config: EngineConfig, spec: EngineSpec) -> None:
+    """Raises ConfigError, which names an engine that can, where the engine lacks engine.task or engine.language."""
+    lack = shortfall(Wish.of(config.task, config.language), spec)
+    if lack:
+        field = "language" if config.task in spec.tasks else "task"
+        raise ConfigError(f"engine.{field} cannot be {getattr(config, field)!r}: the engine {lack}.")
 
 
 def create_engine(config: EngineConfig) -> Engine:
     """The configured engine, not loaded yet: engines take their EngineConfig as the one constructor argument."""
     constructor = engine_class(config.name)
     return constructor(config)  # type: ignore[call-arg]
-
-
-def primary_language(tag: str) -> str:
-    """The language of a tag as engines write it: "en-US" and "EN" are "en"."""
-    return tag.replace("_", "-").split("-")[0].strip().lower()

@@ -15,7 +15,8 @@ import numpy as np
 
 from pipeline.batching import Indices, pack_batches, padded_s
 from pipeline.config import BatchConfig
-from pipeline.engines.base import Engine, EngineSpec, primary_language
+from pipeline.engines.base import Engine, EngineSpec
+from pipeline.engines.requests import Wish, knows_language, primary_language, shortfall
 from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory, ItemError
 from pipeline.records import ChunkAudio, EngineStats, Failure, Hypothesis
 
@@ -60,15 +61,21 @@ class SharedClock:
 
 
 def run_batches(
-    engine: Engine, chunks: Sequence[ChunkAudio], batch: BatchConfig, memory: MemoryBudget
+    engine: Engine,
+    chunks: Sequence[ChunkAudio],
+    batch: BatchConfig,
+    memory: MemoryBudget,
+    task: str = "transcribe",
 ) -> tuple[list[Hypothesis | Failure], EngineStats]:
     """One outcome per chunk, in order, and what they cost (`wait_s` is the caller's to fill).
 
-    Raises EngineDead; whatever else goes wrong becomes the Failure of the chunk that caused it.
+    `task` is what the engine was made for: it decides which engine a refusal names. A hypothesis whose chunk's keywords the
+    engine cannot take has the warning `keywords_ignored`. Raises EngineDead; whatever else goes wrong becomes the
+    Failure of the chunk that caused it.
     """
     spec = engine.spec
     audio_s = np.array([chunk.audio_s for chunk in chunks], np.float64)
-    outcomes: list[Hypothesis | Failure | None] = [_refusal(spec, chunk) for chunk in chunks]
+    outcomes: list[Hypothesis | Failure | None] = [_refusal(spec, chunk, task) for chunk in chunks]
     accepted = np.array([index for index, outcome in enumerate(outcomes) if outcome is None], np.intp)
     limit_s = min(batch.max_audio_s, memory.limit_s)
     packed = pack_batches(
@@ -100,7 +107,9 @@ def run_batches(
             outcomes[indices[0]] = replace(found, attempts=int(attempts[indices[0]]))
         else:
             for index, hypothesis in zip(indices, found, strict=True):
-                outcomes[index] = hypothesis
+                outcomes[index] = _with_warnings(spec, chunks[index], hypothesis)
+                if hypothesis.is_draft:
+                    stats = replace(stats, draft_s=stats.draft_s + float(audio_s[index]))
     return [outcome for outcome in outcomes if outcome is not None], stats
 
 
@@ -121,12 +130,18 @@ def _attempt(engine: Engine, chunks: list[ChunkAudio]) -> list[Hypothesis] | Fai
         return Failure.of(EngineError("engine_error", f"The engine failed: {type(error).__name__}: {error}"))
 
 
-def _refusal(spec: EngineSpec, chunk: ChunkAudio) -> Failure | None:
+def _refusal(spec: EngineSpec, chunk: ChunkAudio, task: str) -> Failure | None:
     """Why the engine cannot be asked about this chunk; None: it can."""
-    if spec.languages is None or chunk.language is None or primary_language(chunk.language) in spec.languages:
+    wish = Wish.of(task, chunk.language, bool(chunk.keywords))
+    if knows_language(spec, wish.language):
         return None
-    message = f"The engine {spec.name} with {spec.model} does not know {chunk.language!r}; run the row on an engine that does."
-    return Failure.of(EngineError("language_unsupported", message))
+    return Failure.of(EngineError("language_unsupported", f"The engine {shortfall(wish, spec)}."))
+
+
+def _with_warnings(spec: EngineSpec, chunk: ChunkAudio, hypothesis: Hypothesis) -> Hypothesis:
+    if not chunk.keywords or "keywords" in spec.features:
+        return hypothesis
+    return replace(hypothesis, warnings=(*hypothesis.warnings, "keywords_ignored"))
 
 
 def _plain(chunk: ChunkAudio) -> ChunkAudio:

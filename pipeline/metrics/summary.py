@@ -128,6 +128,7 @@ class RunTotals:
             "wait_s": self._engine.wait_s,
             "engine_audio_s": self._engine.audio_s,
             "padded_s": self._engine.padded_s,
+            "draft_s": self._engine.draft_s,
             "batches": self._engine.batches,
             **{f"by_{column}": _largest_first(groups) for column, groups in self._by.items()},
             "failure_codes": dict(self._failure_codes.most_common()),

@@ -5,9 +5,8 @@ Rows stream through in tables of bounded size; what is kept per row is 8 bytes, 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,10 @@ from pipeline.source.rows import MANIFEST_SCHEMA, rows_table
 
 __all__ = [
     "MANIFEST_SCHEMA",
+    "Judge",
     "ManifestReport",
     "Problem",
+    "RowGroup",
     "check_manifest",
     "manifest_digest",
     "manifest_roots",
@@ -33,12 +34,24 @@ __all__ = [
 
 MAX_PROBLEMS = 20
 
+# A row's language and whether it has keywords → what the engine could not do for it; None: nothing.
+Judge = Callable[[str | None, bool], str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is wrong with one line (row, in Parquet) of a manifest."""
 
     line: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows of which the same is to be said."""
+
+    first_line: int
+    rows: int
     message: str
 
 
@@ -51,11 +64,12 @@ class ManifestReport:
     audio_s: float  # of the rows that give their duration
     rows_without_duration: int
     rows_with_reference: int
-    languages: Mapping[str, int]  # rows by language, the most common first; "": none given
     problems: tuple[Problem, ...]  # the first MAX_PROBLEMS of those that stop a run
     problem_count: int
     refused: tuple[Problem, ...]  # the first MAX_PROBLEMS rows that a run would fail with uri_refused
     refused_count: int
+    unserved: tuple[RowGroup, ...]  # the first MAX_PROBLEMS things that the judge says of rows
+    unserved_count: int  # rows of which it says anything
 
 
 def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
@@ -80,11 +94,14 @@ def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
     _find_duplicates(uri, config, hashes, stop)
 
 
-def check_manifest(uri: str, config: SourceConfig) -> ManifestReport:
-    """Read the whole manifest and report counts and problems. Raises ManifestError only if it cannot be opened."""
+def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda language, keywords: None) -> ManifestReport:
+    """Read the whole manifest and report counts and problems. Raises ManifestError only if it cannot be opened.
+
+    `judge` says what the engine could not do for a row.
+    """
     problems = _Notes()
     refused = _Notes()
-    languages: Counter[str] = Counter()
+    unserved = _Groups()
     rows = without_duration = with_reference = 0
     audio_s = 0.0
     roots = manifest_roots(uri, config)
@@ -95,7 +112,9 @@ def check_manifest(uri: str, config: SourceConfig) -> ManifestReport:
         audio_s += pc.sum(table["duration_s"]).as_py() or 0.0
         without_duration += table["duration_s"].null_count
         with_reference += table.num_rows - table["reference_text"].null_count
-        languages.update(language or "" for language in table["language"].to_pylist())
+        for number, objection in zip(numbers, _objections(table, judge), strict=True):
+            if objection:
+                unserved.add(number, objection)
         for number, recording_uri in zip(numbers, table["uri"].to_pylist(), strict=True):
             if recording_uri is not None and (reason := _refusal(recording_uri, config, roots)):
                 refused.add(number, reason)
@@ -108,11 +127,12 @@ def check_manifest(uri: str, config: SourceConfig) -> ManifestReport:
         audio_s=audio_s,
         rows_without_duration=without_duration,
         rows_with_reference=with_reference,
-        languages=dict(languages.most_common()),
         problems=tuple(problems.kept),
         problem_count=problems.count,
         refused=tuple(refused.kept),
         refused_count=refused.count,
+        unserved=unserved.kept,
+        unserved_count=unserved.rows,
     )
 
 
@@ -137,6 +157,32 @@ class _Notes:
         self.count += 1
         if len(self.kept) < MAX_PROBLEMS:
             self.kept.append(Problem(line, message))
+
+
+class _Groups:
+    """Rows by what is said of them: the first MAX_PROBLEMS such groups, all rows by number."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, RowGroup] = {}
+        self.rows = 0
+
+    @property
+    def kept(self) -> tuple[RowGroup, ...]:
+        return tuple(self._kept.values())
+
+    def add(self, line: int, message: str) -> None:
+        self.rows += 1
+        if message in self._kept or len(self._kept) < MAX_PROBLEMS:
+            group = self._kept.setdefault(message, RowGroup(line, 0, message))
+            self._kept[message] = replace(group, rows=group.rows + 1)
+
+
+def _objections(table: pa.Table, judge: Judge) -> list[str | None]:
+    """What the judge says of every row; it is asked once about rows that wish the same."""
+    with_keywords = pc.fill_null(pc.greater(pc.list_value_length(table["keywords"]), 0), False)
+    wishes = list(zip(table["language"].to_pylist(), with_keywords.to_pylist(), strict=True))
+    said = {wish: judge(*wish) for wish in set(wishes)}
+    return [said[wish] for wish in wishes]
 
 
 def _tables(uri: str, config: SourceConfig, complain: Complain) -> Iterator[tuple[list[int], pa.Table]]:

@@ -49,6 +49,7 @@ SHARDS = pa.schema(
         column("engine_audio_s", pa.float64(), "seconds of speech given to the engine"),
         column("padded_s", pa.float64(), "seconds the engine computed for them, padding included"),
         column("batches", pa.int64(), "batches the speech was packed into"),
+        column("draft_s", pa.float64(), "seconds of speech whose text is the engine's unedited draft"),
     ]
 )
 
@@ -209,5 +210,6 @@ def _shard_row(shard: Shard, part: Part, rows: pa.Table, stats: EngineStats) -> 
         "engine_audio_s": stats.audio_s,
         "padded_s": stats.padded_s,
         "batches": stats.batches,
+        "draft_s": stats.draft_s,
     }
     return pa.Table.from_pylist([row], schema=SHARDS)

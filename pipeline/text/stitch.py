@@ -126,6 +126,7 @@ def _placed(chunk: Chunk, hypothesis: Hypothesis, channel: int | None) -> Iterat
             text=text,
             language=segment.language or hypothesis.language,
             channel=channel if segment.channel is None else segment.channel,
+            flags=(*segment.flags, "draft") if hypothesis.is_draft else segment.flags,
             words=tuple(_placed_words(segment.words, chunk.start_s, start_s, end_s)),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from pipeline.config import ScoreConfig
@@ -47,7 +48,7 @@ def _row(shard: TranscribedShard, position: int) -> Transcript:
         failure=failure,
         language=language,
         reference_text=planned.recording.reference_text,
-        warnings=decoded.report.warnings,
+        warnings=(*decoded.report.warnings, *_engine_warnings(shard, position)),
         flags=(),
         word_errors=None,
         char_errors=None,
@@ -67,6 +68,13 @@ def _status(decoded: DecodedWindow, failure: Failure | None, has_text: bool) -> 
     if failure or any(warning.startswith(_LOSSY_WARNINGS) for warning in decoded.report.warnings):
         return "partial"
     return "ok"
+
+
+def _engine_warnings(shard: TranscribedShard, position: int) -> Iterator[str]:
+    """What the engine says about the window's chunks, each thing once."""
+    heard = zip(shard.chunks, shard.outcomes, strict=True)
+    found = (one for chunk, one in heard if chunk.window == position and isinstance(one, Hypothesis))
+    yield from dict.fromkeys(warning for hypothesis in found for warning in hypothesis.warnings)
 
 
 def _language(shard: TranscribedShard, position: int, planned: Window) -> str | None:

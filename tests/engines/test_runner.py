@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -125,11 +126,48 @@ def test_an_unknown_language_is_refused_without_a_call() -> None:
     chunks = [clip(1, 0, "en-GB"), clip(1, 1, "fr"), clip(1, 2, None), clip(1, 3, "DE")]
     outcomes, stats = run_batches(engine, chunks, BATCH, MemoryBudget())
     assert {index: failure.code for index, failure in failures(outcomes).items()} == {1: "language_unsupported"}
-    assert "'fr'" in failures(outcomes)[1].message
+    assert "cannot transcribe 'fr' (it knows de, en)" in failures(outcomes)[1].message
+    assert "; whisper with a multilingual model or granite-nar with " in failures(outcomes)[1].message
     assert [outcome.language for outcome in outcomes if isinstance(outcome, Hypothesis)] == ["en", None, "de"]
     assert (stats.audio_s, stats.batches) == (3, 1)
     run_batches(engine, chunks[1:2], BATCH, MemoryBudget())
     assert engine.calls == 1
+
+
+def test_a_refusal_names_an_engine_that_does_all_that_is_asked() -> None:
+    chunk = replace(clip(1, 0, "fr"), keywords=("Lyon",))
+    (refused,), _ = run_batches(fake(languages=["en"]), [chunk], BATCH, MemoryBudget(), task="translate")
+    assert isinstance(refused, Failure)
+    assert refused.code == "language_unsupported"
+    assert refused.message.endswith("; whisper with a multilingual model other than turbo can.")
+
+
+def test_keywords_that_an_engine_cannot_take_leave_a_warning() -> None:
+    chunks = [clip(1), replace(clip(1), keywords=("Dashwood",))]
+    outcomes, _ = run_batches(fake(), chunks, BATCH, MemoryBudget())
+    assert [outcome.warnings for outcome in outcomes if isinstance(outcome, Hypothesis)] == [(), ("keywords_ignored",)]
+    able = fake()
+    able.spec = replace(able.spec, features=frozenset({"keywords"}))
+    outcomes, _ = run_batches(able, chunks, BATCH, MemoryBudget())
+    assert [outcome.warnings for outcome in outcomes if isinstance(outcome, Hypothesis)] == [(), ()]
+
+
+class Hasty(Fake):
+    """Keeps its first hypothesis of chunks of a whole number of seconds."""
+
+    def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
+        found = zip(chunks, super().transcribe(chunks), strict=True)
+        return [replace(heard, stop_reason="draft") if chunk.audio_s % 1 == 0 else heard for chunk, heard in found]
+
+
+def test_audio_that_kept_a_draft_is_summed_once() -> None:
+    chunks = [clip(2), clip(1.5, 1), clip(3, 2), clip(4, 3, peak=CULPRIT_PEAK), clip(5, 4, "fr")]
+    engine = Hasty(EngineConfig(name="fake", options={"fail_on_peak": CULPRIT_PEAK, "languages": ["en"]}))
+    outcomes, stats = run_batches(engine, chunks, BATCH, MemoryBudget())
+    assert [*failures(outcomes)] == [3, 4]
+    assert (stats.draft_s, stats.audio_s) == (5, 10.5)
+    assert stats.share(0.5).draft_s == 2.5
+    assert run_batches(fake(), chunks[:3], BATCH, MemoryBudget())[1].draft_s == 0
 
 
 class Forgetful(Fake):

@@ -21,6 +21,7 @@ RECEIPT = Receipt(
     engine_s=30,
     wait_s=10,
     padded_s=2000,
+    draft_s=0,
 )
 
 

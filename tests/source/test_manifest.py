@@ -20,6 +20,7 @@ from pipeline.errors import ManifestError
 from pipeline.source import formats
 from pipeline.source.manifest import (
     MANIFEST_SCHEMA,
+    RowGroup,
     check_manifest,
     manifest_digest,
     manifest_roots,
@@ -227,9 +228,40 @@ def test_the_report_counts(tmp_path: Path) -> None:
     ]
     report = check_manifest(str(write_jsonl(tmp_path / "m.jsonl", rows)), CONFIG)
     assert (report.rows, report.audio_s, report.rows_without_duration, report.rows_with_reference) == (5, 3.5, 3, 1)
-    assert report.languages == {"en": 2, "": 2, "de": 1}
     assert report.problem_count == 0
     assert [problem.line for problem in report.refused] == [4, 5]
+
+
+def test_rows_that_the_engine_cannot_serve_are_grouped_by_what_is_said_of_them(tmp_path: Path) -> None:
+    def judge(language: str | None, keywords: bool) -> str | None:
+        return f"no {language}" if language in ("ja", "fr") else "no keywords" if keywords else None
+
+    rows = [
+        {"uri": "0.wav", "lang": "fr"},
+        {"uri": "1.wav", "keywords": ["a"]},
+        {"uri": "2.wav", "lang": "en", "keywords": []},
+        {"uri": "3.wav", "lang": "fr", "keywords": "a; b"},
+        {"uri": "4.wav", "lang": "en", "keywords": ";"},
+        {"uri": "5.wav", "lang": "en", "keywords": "a"},
+        {"uri": "6.wav", "lang": "ja", "duration": "wrong"},
+    ]
+    report = check_manifest(str(write_jsonl(tmp_path / "m.jsonl", rows)), CONFIG, judge)
+    assert report.unserved == (RowGroup(1, 2, "no fr"), RowGroup(2, 2, "no keywords"), RowGroup(7, 1, "no ja"))
+    assert (report.unserved_count, report.problem_count) == (5, 1)
+
+
+def test_what_is_said_of_rows_is_kept_for_the_first_groups_and_asked_once_a_block(tmp_path: Path) -> None:
+    asked: list[str | None] = []
+
+    def judge(language: str | None, keywords: bool) -> str | None:
+        asked.append(language)
+        return f"no {language}"
+
+    rows = [{"uri": f"{number}.wav", "lang": f"x{number % 100}"} for number in range(1_000)]
+    report = check_manifest(str(write_jsonl(tmp_path / "m.jsonl", rows)), CONFIG, judge)
+    assert report.unserved_count == 1_000
+    assert report.unserved == tuple(RowGroup(number + 1, 10, f"no x{number}") for number in range(20))
+    assert len(asked) == 100
 
 
 def test_equal_hashes_are_not_yet_equal_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def row(window: Window, failed: bool = False) -> Transcript:
 
 def part_bytes(shard: Shard, failed: Iterable[str] = (), rows: list[Transcript] | None = None) -> bytes:
     made = rows if rows is not None else [row(window, window.recording.id in failed) for window in shard.windows]
-    stats = EngineStats(engine_s=1.0, wait_s=0.25, audio_s=shard.audio_s, padded_s=shard.audio_s + 1, batches=1)
+    stats = EngineStats(1.0, 0.25, shard.audio_s, padded_s=shard.audio_s + 1, batches=1, draft_s=shard.audio_s / 4)
     return encode_part(transcripts_table(made, IDENTITY, shard.shard_id), stats)
 
 

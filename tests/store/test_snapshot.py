@@ -51,6 +51,24 @@ def test_totals_and_failures_add_up(ledger: Ledger, tmp_path: Path) -> None:
     assert sum(shards["wait_s"].to_pylist()) == pytest.approx(0.25 * shards.num_rows)
 
 
+def test_parts_from_before_there_were_drafts_are_taken(ledger: Ledger, tmp_path: Path) -> None:
+    """A run may be finished by a later version: what has been added since counts as nothing."""
+    publish_all(ledger)
+    first = next(ledger.shards())
+    path = tmp_path / part_key(first.shard_id)
+    rows = pq.read_table(path)
+    stats = json.loads(rows.schema.metadata[b"quarry.stats"])
+    assert stats.pop("draft_s") == first.audio_s / 4
+    plain = pa.schema([field.remove_metadata() for field in rows.schema])  # as if columns had been described otherwise
+    old = rows.cast(plain).replace_schema_metadata({**rows.schema.metadata, b"quarry.stats": json.dumps(stats)})
+    pq.write_table(old, path)
+    snapshot = finalize(ledger, CONFIG, IDENTITY)
+    shards = {one["shard_id"]: one for one in read(tmp_path, snapshot, "shards").to_pylist()}
+    assert shards[first.shard_id]["draft_s"] == 0
+    expected_s = sum(shard.audio_s / 4 for shard in ledger.shards()) - first.audio_s / 4
+    assert snapshot.run["totals"]["draft_s"] == sum(one["draft_s"] for one in shards.values()) == expected_s > 0
+
+
 def test_finalize_again_changes_nothing(ledger: Ledger, tmp_path: Path) -> None:
     publish_all(ledger)
     first = finalize(ledger, CONFIG, IDENTITY)

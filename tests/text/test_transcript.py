@@ -15,6 +15,7 @@ from pipeline.records import (
     Failure,
     Hypothesis,
     Recording,
+    Segment,
     Shard,
     TranscribedShard,
     Window,
@@ -83,6 +84,37 @@ def test_the_language_is_the_rows_or_the_one_heard_most() -> None:
     assert row.language == "de"
     (row,) = transcripts_of(shard(german, language="nl"), ScoreConfig())
     assert row.language == "nl"
+
+
+def test_a_kept_draft_flags_its_own_segments() -> None:
+    inner = (Segment(0, 0.0, 2.0, "One", flags=("loud",)), Segment(1, 2.0, 4.0, "two"))
+    drafts = [Hypothesis("Short", stop_reason="draft"), Hypothesis("One two", stop_reason="draft", segments=inner)]
+    (row,) = transcripts_of(shard(HEARD, *drafts), ScoreConfig())
+    assert [(s.text, s.flags) for s in row.segments] == [
+        ("Two words", ()),
+        ("Short", ("draft",)),
+        ("One", ("loud", "draft")),
+        ("two", ("draft",)),
+    ]
+    assert row.status == "ok"
+
+
+def test_what_the_engine_warns_of_stands_beside_what_the_decoder_does() -> None:
+    told = replace(HEARD, warnings=("keywords_ignored",))
+    clipped = DecodedWindow(0.0, 30.0, report=DecodeReport(warnings=("clipped",)))
+    (row,) = transcripts_of(shard(told, BROKEN, told, window=clipped), ScoreConfig())
+    assert row.warnings == ("clipped", "keywords_ignored")
+    (row,) = transcripts_of(shard(told), ScoreConfig())
+    assert row.status == "ok"
+
+
+def test_a_row_has_the_warnings_of_its_own_chunks() -> None:
+    made = shard(HEARD, replace(HEARD, warnings=("keywords_ignored",)))
+    (window,) = made.shard.windows
+    windows = (window, replace(window, recording=Recording("b", "/b")))
+    chunks = (made.chunks[0], replace(made.chunks[1], window=1))
+    both = replace(made, shard=replace(made.shard, windows=windows), windows=made.windows * 2, chunks=chunks)
+    assert [row.warnings for row in transcripts_of(both, ScoreConfig())] == [(), ("keywords_ignored",)]
 
 
 def test_engine_seconds_are_shared_by_audio() -> None:

@@ -1,0 +1,130 @@
+"""What is asked of an engine, from the manifest to the rows: refused at `validate`, told in the output; and drafts it kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from running import fake_settings, quarry, run_folder, table
+
+from pipeline.engines.base import ENGINES
+from pipeline.engines.fake import Fake
+from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
+
+ENGLISH = {"engine.options": "{languages: [en]}"}
+ROWS = [
+    {"id": "plain"},
+    {"id": "named", "lang": "en-GB", "keywords": "Dashwood"},
+    {"id": "french", "lang": "fr"},
+    {"id": "québécois", "lang": "fr-CA"},
+    {"id": "names", "keywords": ["Margaret Hale", "Dashwood"]},
+]
+
+
+def archive(folder: Path, rows: Sequence[dict[str, Any]] = ROWS, length_s: float = 2.0) -> Path:
+    """A manifest of recordings of noise, which the fake engine hears as words."""
+    for number, row in enumerate(rows):
+        noise = np.random.default_rng(number).integers(-9000, 9000, int(length_s * SAMPLE_RATE_HZ), np.int16)
+        soundfile.write(folder / f"{row['id']}.wav", noise, SAMPLE_RATE_HZ)
+    path = folder / "manifest.jsonl"
+    path.write_text("".join(json.dumps({**row, "audio_filepath": f"{row['id']}.wav"}) + "\n" for row in rows))
+    return path
+
+
+def test_validate_refuses_rows_that_the_engine_cannot_serve(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    done = quarry("validate", *fake_settings(archive(tmp_path), output, **ENGLISH))
+    assert done.returncode == 2
+    names, french = (line for line in done.stdout.splitlines() if "the first in line" in line)
+    assert french.startswith("2 rows, the first in line 3: the engine fake with the model fake cannot transcribe 'fr'")
+    assert "whisper with a multilingual model or granite-nar with" in french
+    assert french.endswith(" can (such rows would fail as language_unsupported).")
+    assert names.startswith("2 rows, the first in line 2: the engine fake with the model fake cannot take keywords;")
+    assert names.endswith("whisper with any model can (such rows would be transcribed without their keywords).")
+    assert not output.exists()
+
+
+def test_validate_passes_what_whisper_can_and_refuses_the_rest(tmp_path: Path) -> None:
+    whisper = {"engine.name": "whisper", "engine.model": "tiny.en"}
+    settings = fake_settings(archive(tmp_path), tmp_path / "out", **whisper)
+    done = quarry("validate", *settings)
+    assert done.returncode == 2
+    (french,) = (line for line in done.stdout.splitlines() if "the first in line" in line)
+    assert "2 rows, the first in line 3" in french
+    assert "; whisper with a multilingual model or" in french
+    archive(tmp_path, [row for row in ROWS if not row.get("lang", "en").startswith("fr")])
+    assert quarry("validate", *settings).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["validate", "plan", "run"])
+@pytest.mark.parametrize("wrong", [{"engine.task": "translate"}, {"engine.language": "fr"}])
+def test_a_config_that_the_engine_cannot_serve_goes_no_further(
+    tmp_path: Path, command: str, wrong: dict[str, str]
+) -> None:
+    output = tmp_path / "out"
+    done = quarry(command, *fake_settings(archive(tmp_path), output, **ENGLISH, **wrong))
+    ((field, value),) = wrong.items()
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"quarry: {field} cannot be {value!r}: the engine fake with the model fake cannot ")
+    assert "whisper with a multilingual model" in done.stderr
+    assert not output.exists()
+
+
+def test_a_run_says_row_by_row_what_could_not_be_served(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    settings = fake_settings(archive(tmp_path), output, **ENGLISH, **{"chunk.vad": "none"})
+    assert quarry("run", *settings).returncode == 1
+    rows = {row["id"]: row for row in table(output).to_pylist()}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "plain": "ok",
+        "named": "ok",
+        "french": "failed",
+        "québécois": "failed",
+        "names": "ok",
+    }
+    assert rows["french"]["failure"]["code"] == "language_unsupported"
+    assert "; whisper with a multilingual model or" in rows["french"]["failure"]["message"]
+    warnings = {name: row["warnings"] for name, row in rows.items() if row["status"] == "ok"}
+    assert warnings == {"plain": [], "named": ["keywords_ignored"], "names": ["keywords_ignored"]}
+    assert all(rows[name]["text"] for name in warnings)
+
+
+class Hasty(Fake):
+    """Keeps its first hypothesis of chunks under a second and a half."""
+
+    def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
+        found = zip(chunks, super().transcribe(chunks), strict=True)
+        return [replace(heard, stop_reason="draft") if chunk.audio_s < 1.5 else heard for chunk, heard in found]
+
+
+def test_kept_drafts_are_flagged_summed_and_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "hasty", f"{__name__}:Hasty")
+    (tmp_path / "short").mkdir()
+    long = archive(tmp_path, [{"id": "a"}, {"id": "b"}, {"id": "c"}], length_s=3.0)
+    short = archive(tmp_path / "short", [{"id": "d"}, {"id": "e"}, {"id": "f"}], length_s=1.0)
+    rows = short.read_text().replace('"audio_filepath": "', '"audio_filepath": "short/')
+    long.write_text(long.read_text() + rows)
+    output = tmp_path / "out"
+    settings = fake_settings(
+        long, output, **{"engine.name": "hasty", "chunk.vad": "none", "batch.shards_per_call": 2, "plan.shard_s": 5}
+    )
+    done = quarry("run", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "drafts            25.0 %   of the audio kept the engine's first hypothesis" in done.stdout
+    flags = {row["id"]: [segment["flags"] for segment in row["segments"]] for row in table(output).to_pylist()}
+    assert flags == {name: [["draft"]] if name in "def" else [[]] for name in "abcdef"}
+    assert sum(table(output, "shards")["draft_s"].to_pylist()) == pytest.approx(3.0)
+
+    (snapshot,) = (run_folder(output) / "snapshots").iterdir()
+    made = json.loads(snapshot.read_text())
+    assert made["run"]["totals"].pop("draft_s") == pytest.approx(3.0)
+    snapshot.write_text(json.dumps(made))  # as a version without drafts wrote it
+    done = quarry("report", *settings)
+    assert done.returncode == 0
+    assert "first hypothesis" not in done.stdout
