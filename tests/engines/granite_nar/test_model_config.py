@@ -279,6 +279,8 @@ def test_fields_that_may_differ(changes: dict[str, Any], field: str, value: Any)
                 ("text_config.rms_norm_eps", "1e-5"),
                 ("text_config.rms_norm_eps", float("nan")),
                 ("text_config.logits_scaling", 0),
+                ("text_config.logits_scaling", 10**400),
+                ("text_config.embedding_multiplier", float("inf")),
                 ("text_config.rope_parameters.rope_type", "yarn"),
                 ("text_config.rope_parameters.partial_rotary_factor", 0.5),
                 ("text_config.rope_scaling", {"type": "linear", "factor": 2.0}),

@@ -120,6 +120,15 @@ def test_norms_are_what_each_has_to_be() -> None:
             assert tensor.isfinite().all()
 
 
+def test_what_all_frames_share_is_not_passed_on() -> None:
+    tensors = random_tensors(TINY, seed=0, dtype=torch.float32)
+    names = ("encoder.input_linear", "encoder.layers.1.ff2.down_proj", "encoder.layers.0.conv.depth_conv.conv")
+    for name in names:
+        rows = tensors[f"{name}.weight"].flatten(1)
+        assert rows.sum(1).abs().max() < 1e-5
+        assert rows.std(1).min() > 0.01
+
+
 def test_embeddings_have_unit_size_behind_their_multiplier() -> None:
     for config in (TINY, replace(TINY, editor=replace(TINY.editor, embedding_multiplier=3.0))):
         embedding = random_tensors(config, seed=0)["language_model.model.embed_tokens.weight"].float()
