@@ -13,7 +13,8 @@ import pytest
 import soundfile
 from running import fake_settings, quarry, run_folder, table
 
-from pipeline.engines.base import ENGINES
+from pipeline.config import EngineConfig
+from pipeline.engines.base import ENGINES, EngineSpec
 from pipeline.engines.fake import Fake
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
@@ -93,6 +94,25 @@ def test_a_run_says_row_by_row_what_could_not_be_served(tmp_path: Path) -> None:
     warnings = {name: row["warnings"] for name, row in rows.items() if row["status"] == "ok"}
     assert warnings == {"plain": [], "named": ["keywords_ignored"], "names": ["keywords_ignored"]}
     assert all(rows[name]["text"] for name in warnings)
+
+
+class Interpreter(Fake):
+    """Says that it translates."""
+
+    @staticmethod
+    def describe(config: EngineConfig) -> EngineSpec:
+        return replace(Fake.describe(config), tasks=frozenset({"transcribe", "translate"}))
+
+
+def test_a_row_that_could_not_be_translated_names_an_engine_that_translates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES, "interpreter", f"{__name__}:Interpreter")
+    asked = {"engine.name": "interpreter", "engine.task": "translate", "chunk.vad": "none", **ENGLISH}
+    settings = fake_settings(archive(tmp_path, [{"id": "french", "lang": "fr"}]), tmp_path / "out", **asked)
+    assert quarry("run", *settings).returncode == 1
+    (row,) = table(tmp_path / "out").to_pylist()
+    assert row["failure"]["message"].endswith("; whisper with a multilingual model other than turbo can.")
 
 
 class Hasty(Fake):
