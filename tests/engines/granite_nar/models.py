@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline.engines.granite_nar.attention import Backend
-from pipeline.engines.granite_nar.collapse import Floats, Tokens
+from pipeline.engines.granite_nar.collapse import Floats
 from pipeline.engines.granite_nar.config import ModelConfig
 from pipeline.engines.granite_nar.model import Begun, DraftLabels, Model
 from pipeline.engines.granite_nar.packing import Ints, Samples
@@ -74,9 +74,5 @@ def finish(model: Model, begun: Begun) -> list[Transcribed]:
     """The rest of a pass that has begun."""
     drafts = model.drafts(begun)
     finals = model.tokens(model.edit(begun, np.arange(begun.batch.clips), drafts.split()))
-    return [Transcribed(*row) for row in zip(*_by_clip(drafts), *_by_clip(finals), strict=True)]
-
-
-def _by_clip(tokens: Tokens) -> tuple[list[Ints], list[Floats]]:
-    probabilities = np.split(tokens.probabilities, np.cumsum(tokens.counts)[:-1]) if len(tokens.counts) else []
-    return tokens.split(), probabilities
+    both = (part for tokens in (drafts, finals) for part in (tokens.split(), tokens.split_probabilities()))
+    return [Transcribed(*row) for row in zip(*both, strict=True)]

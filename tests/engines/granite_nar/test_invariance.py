@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from models import Transcribed, babble, one_thread, random_model, random_weights, transcribe
 
 from pipeline.engines.granite_nar import attention, draft, encoder, features, model, packing, projector
-from pipeline.engines.granite_nar.attention import Backend
+from pipeline.engines.granite_nar.attention import BACKENDS, Backend
 from pipeline.engines.granite_nar.collapse import Floats
 from pipeline.engines.granite_nar.model import Model
+from pipeline.engines.granite_nar.packing import Ints, Samples
 from pipeline.engines.granite_nar.random_checkpoint import TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -114,7 +115,7 @@ Break = Callable[[pytest.MonkeyPatch], None]
 
 
 def convolve_across_clips(patch: pytest.MonkeyPatch) -> None:
-    def space(frames: packing.Ints, gap: int) -> tuple[packing.Ints, packing.Ints]:
+    def space(frames: Ints, gap: int) -> tuple[Ints, Ints]:
         place = np.arange(int(frames.sum()))
         return np.pad(place, gap, constant_values=-1), place
 
@@ -202,19 +203,43 @@ def test_the_law_catches_a_leak_in_flex(monkeypatch: pytest.MonkeyPatch) -> None
         check([MIX], "flex")
 
 
+@pytest.mark.parametrize(
+    ("backend", "device"),
+    [("sdpa", "cpu"), ("flex", "cpu"), *(pytest.param(name, "cuda", marks=pytest.mark.gpu) for name in BACKENDS)],
+)
+def test_half_precision_reads_nearly_every_slot_alike(backend: Backend, device: str) -> None:
+    """In bfloat16 a kernel's last bits differ, and random weights turn some of them into another label; never many."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    if lack := attention.missing(backend, torch.device(device), torch.bfloat16):
+        pytest.skip(lack)
+    clips = [babble(n) for n in (*EDGES, *MIX)]
+    drafts = [alone(len(clip)).draft for clip in clips]
+    expected = slot_labels(tiny("sdpa"), clips, drafts)
+    half = random_model(random_weights(seed=3, dtype=torch.bfloat16, device=device), backend)
+    found = slot_labels(half, clips, drafts)
+    assert found.shape == expected.shape
+    assert np.mean(found == expected) > 0.8
+
+
+def slot_labels(model: Model, clips: list[Samples], drafts: list[Ints]) -> Ints:
+    """What the editor says in every slot, given the drafts."""
+    with torch.inference_mode():
+        batch = model.pack(clips, round_to=64)
+        begun = model.begin(batch, model.upload(batch))
+        return model.edit(begun, np.arange(len(clips)), drafts).labels.wait()[0]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["flash", "varlen", "flex", "sdpa"])
-def test_any_packing_gives_the_clip_alone_in_bfloat16(backend: Backend) -> None:
-    """In bfloat16 the shape of a product moves its last bits: of a random model's ids, nearly all must hold."""
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_any_packing_gives_nearly_every_clip_alone_on_the_gpu(backend: Backend) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    device = torch.device("cuda")
-    if lack := attention.missing(backend, device, torch.bfloat16):
+    if lack := attention.missing(backend, torch.device("cuda"), torch.bfloat16):
         pytest.skip(lack)
-    weights = random_weights(seed=3, dtype=torch.bfloat16, device="cuda")
-    reference, found = random_model(weights, "sdpa"), random_model(weights, backend)
+    half = random_model(random_weights(seed=3, dtype=torch.bfloat16, device="cuda"), backend)
     clips = [babble(n) for n in (*EDGES, *MIX)]
-    one_by_one = [transcribe(reference, [clip])[0] for clip in clips]
-    together = transcribe(found, clips, round_to=64)
-    same = sum(np.array_equal(here.final, there.final) for here, there in zip(together, one_by_one, strict=True))
-    assert same >= len(clips) // 2
+    together = transcribe(half, clips, round_to=64)
+    one_by_one = [transcribe(half, [clip])[0] for clip in clips]
+    same = [np.array_equal(here.final, there.final) for here, there in zip(together, one_by_one, strict=True)]
+    assert np.mean(same) > 0.6
