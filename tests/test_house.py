@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import resource
 import subprocess
 import sys
@@ -19,10 +20,8 @@ MAX_START_CPU_S = 0.5
 HEAVY = {"torch", "torchaudio", "torchcodec", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "vllm"}
 HEAVY_FOLDERS = ("engines/", "audio/")
 # Code that takes tensors imports torch as torch code does; what Quarry imports of it, it imports late.
-MODEL_CODE = {
-    f"engines/granite_nar/{name}.py"
-    for name in "attention device draft editor encoder features loading model projector routing weights".split()
-}
+_MODEL_MODULES = "attention device draft editor encoder features loading model projector routing transfer weights"
+MODEL_CODE = {f"engines/granite_nar/{name}.py" for name in re.split(" ", _MODEL_MODULES)}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 SPEAKERS = ("cli.py", "commands.py", "report.py", "runtime/progress.py")  # may print
 FORBIDDEN_CALLS = {"eval", "exec", "torch.load", "pickle.load", "pickle.loads", "yaml.load", "os.system", "os.popen"}

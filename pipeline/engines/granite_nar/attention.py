@@ -21,6 +21,7 @@ import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from torch import Tensor
 
 from pipeline.engines.granite_nar.packing import Ints
+from pipeline.engines.granite_nar.transfer import to_device
 from pipeline.errors import ConfigError
 
 Backend = Literal["flash", "varlen", "flex", "sdpa"]
@@ -74,7 +75,17 @@ def missing(backend: Backend, device: torch.device, dtype: torch.dtype) -> str |
         return f"its kernel needs compute capability 8.0, and {torch.cuda.get_device_name(device)} is older"
     if dtype not in _HALF:
         return f"its kernel computes in bfloat16 or float16, not in {str(dtype).removeprefix('torch.')}"
-    return None
+    return _import_error() if backend == "flash" else None
+
+
+@cache
+def _import_error() -> str | None:
+    """Why an installed flash-attn cannot be used: it is compiled against one build of torch."""
+    try:
+        import flash_attn
+    except (ImportError, OSError) as error:
+        return f"flash-attn is installed, but does not load ({' '.join(str(error).split())[:200]})"
+    return None if hasattr(flash_attn, "flash_attn_varlen_func") else "flash-attn is too old: it has no varlen function"
 
 
 def lay_out(lengths: Ints, backend: Backend, device: torch.device) -> Spans:
@@ -86,8 +97,7 @@ def lay_out(lengths: Ints, backend: Backend, device: torch.device) -> Spans:
         groups, place = _group(lengths, starts, device)
     elif backend == "flex":
         mask = _document_mask(lengths, device)
-    cumulative = torch.from_numpy(starts.astype(np.int32)).to(device, non_blocking=True)
-    return Spans(backend, cumulative, int(lengths.max(initial=0)), groups, place, mask)
+    return Spans(backend, to_device(starts.astype(np.int32), device), int(lengths.max(initial=0)), groups, place, mask)
 
 
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
@@ -156,15 +166,15 @@ def _group(lengths: Ints, starts: Ints, device: torch.device) -> tuple[tuple[Gro
         rows = np.where(taken, starts[members, None] + within, 0)
         place[rows[taken]] = filled + np.flatnonzero(taken)
         filled, begin = filled + rows.size, begin + len(members)
-        mask = None if taken.all() else torch.from_numpy(taken[:, None, None, :]).to(device, non_blocking=True)
-        groups.append(Group(torch.from_numpy(rows).to(device, non_blocking=True), mask))
-    return tuple(groups), torch.from_numpy(place).to(device, non_blocking=True)
+        mask = None if taken.all() else to_device(taken[:, None, None, :], device)
+        groups.append(Group(to_device(rows, device), mask))
+    return tuple(groups), to_device(place, device)
 
 
 def _document_mask(lengths: Ints, device: torch.device) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    document = torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)).to(device)
+    document = to_device(np.repeat(np.arange(len(lengths)), lengths), device)
     rows = len(document)
 
     def same_clip(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ from pipeline.engines.granite_nar.packing import (
     pack_edit,
     pack_frames,
     pack_samples,
+    row_samples,
 )
+from pipeline.engines.granite_nar.transfer import to_device
 from pipeline.engines.granite_nar.weights import Linear, Weights
 
 _FULL_SCALE = 32768
@@ -132,9 +134,8 @@ class Model:
         rest = int(-frames.sum() % round_to)
         silence = [np.zeros(rest * 320, np.int16)] if rest else []
         packing = pack_frames(np.append(frames, rest) if rest else frames, self.config)
-        samples = torch.from_numpy(pack_samples([*clips, *silence]))
-        if self.device.type == "cuda":
-            samples = samples.pin_memory()
+        samples = torch.empty(row_samples(packing.frames), dtype=torch.int16, pin_memory=self.device.type == "cuda")
+        pack_samples([*clips, *silence], out=samples.numpy())
         return Batch(samples, packing, len(clips))
 
     def upload(self, batch: Batch) -> Uploaded:
@@ -204,8 +205,7 @@ class Model:
         return collapse(ids, probabilities, edited.packing.slots, blank=self.config.blank_id)
 
     def _send(self, table: Ints) -> Tensor:
-        host = torch.from_numpy(table)
-        return host.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else host
+        return to_device(table, self.device)
 
     def _fetch(self, labels: draft.Labels) -> Arriving:
         if self.device.type != "cuda":

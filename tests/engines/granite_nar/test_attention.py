@@ -172,7 +172,10 @@ def test_a_type_the_kernel_cannot_compute_in_is_named(backend: Backend, monkeypa
 def test_the_best_backend_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_gpu(monkeypatch, (9, 0))
     pretend_installed(monkeypatch, installed=True)
+    monkeypatch.setattr(attention, "_import_error", lambda: None)
     assert choose_backend("auto", torch.device("cuda"), torch.bfloat16) == "flash"
+    monkeypatch.setattr(attention, "_import_error", lambda: "flash-attn is installed, but does not load (no symbol)")
+    assert choose_backend("auto", torch.device("cuda"), torch.bfloat16) == "varlen"
     monkeypatch.setattr(attention, "find_spec", lambda name: None if name == "flash_attn" else object())
     assert choose_backend("auto", torch.device("cuda"), torch.bfloat16) == "varlen"
 
