@@ -106,7 +106,7 @@ def packed_attention(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float
 
 
 def _flash(q: Tensor, k: Tensor, v: Tensor, spans: Spans, scale: float) -> Tensor:
-    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
+    from flash_attn import flash_attn_varlen_func
 
     starts, longest = spans.starts, spans.longest
     found: Tensor = flash_attn_varlen_func(q, k, v, starts, starts, longest, longest, softmax_scale=scale)
