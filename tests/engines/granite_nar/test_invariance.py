@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 
@@ -99,6 +100,21 @@ def test_an_empty_hypothesis_among_others_gives_the_clip_alone(backend: Backend)
 @pytest.mark.parametrize("backend", ["sdpa", "flex"])
 def test_no_clips_give_nothing(backend: Backend) -> None:
     assert transcribe(tiny(backend), []) == []
+
+
+def test_reading_the_head_in_slices_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    check([MIX], "sdpa")  # fills the cache of what the clips get alone
+    monkeypatch.setattr(draft, "_SLICE_ELEMENTS", 3 * TINY.editor.vocabulary)  # three rows at once
+    check([MIX], "sdpa")
+
+
+def test_a_projection_that_is_not_scaled_weighs_as_much_as_all_embeddings() -> None:
+    weights, factor = random_weights(seed=3), TINY.editor.embedding_multiplier
+    out = weights.projector.out
+    assert out.bias is not None
+    smaller = weights.projector._replace(out=out._replace(weight=out.weight / factor, bias=out.bias / factor))
+    unscaled = random_model(weights._replace(projector=smaller), config=replace(TINY, scale_projected=False))
+    np.testing.assert_array_equal(transcribe(unscaled, [babble(20_011)])[0].final, alone(20_011).final)
 
 
 def test_the_tiny_model_has_something_to_lose() -> None:
