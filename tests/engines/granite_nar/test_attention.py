@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,6 +180,30 @@ def test_the_best_backend_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_backend("auto", torch.device("cuda"), torch.bfloat16) == "varlen"
     monkeypatch.setattr(attention, "find_spec", lambda name: None if name == "flash_attn" else object())
     assert choose_backend("auto", torch.device("cuda"), torch.bfloat16) == "varlen"
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise ImportError('undefined symbol:\\n _ZN3c105Error')", "does not load (undefined symbol: _ZN3c105Error)"),
+        ("raise OSError('libcudart.so.12: not found')", "does not load (libcudart.so.12: not found)"),
+        ("", "flash-attn is too old: it has no varlen function"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_named(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flash_attn.py").write_text(source, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    pretend_gpu(monkeypatch, (9, 0))
+    attention._import_error.cache_clear()
+    try:
+        assert choosing("flash", "cuda", torch.bfloat16).endswith(said)
+        assert choose_backend("auto", torch.device("cuda"), torch.bfloat16) == "varlen"
+    finally:
+        attention._import_error.cache_clear()
+        sys.modules.pop("flash_attn", None)
 
 
 @pytest.mark.gpu
