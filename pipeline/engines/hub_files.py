@@ -39,13 +39,10 @@ class HubFiles(ModelFiles):
 
     def fetch_head(self, name: str, n_bytes: int) -> bytes:
         """The first bytes: of the file in the hub's cache if it is there, else by one range request."""
-        from huggingface_hub import try_to_load_from_cache
-
         end = min(n_bytes, self.size_bytes(name))
         with self._config_errors():
-            cached = try_to_load_from_cache(self.repo, name, revision=self.commit)
-            if isinstance(cached, str):
-                with open(cached, "rb") as file:
+            if cached := self._cached(name):
+                with cached.open("rb") as file:
                     return file.read(end)
             return _ask(lambda: self._read_range(name, end)) if end else b""
 
@@ -55,18 +52,26 @@ class HubFiles(ModelFiles):
         return self.commit[:REVISION_DIGITS]
 
     def _fetch(self, names: Sequence[str]) -> Path:
-        from huggingface_hub import hf_hub_download
-
         sizes = self._pick(names, self._sizes())
         with self._config_errors():
-            # One by one: `snapshot_download` takes patterns, and what the hub's library does not find it leaves out.
-            paths = [Path(hf_hub_download(self.repo, name, revision=self.commit, token=_token())) for name in sizes]
+            paths = [self._cached(name) or self._download(name) for name in sizes]
         for path, size_bytes in zip(paths, sizes.values(), strict=True):
             if path.parent.name != self.commit:
                 raise ConfigError(f"The hub answered for {self.model} with another commit; check HF_ENDPOINT.")
             if path.stat().st_size != size_bytes:
                 raise ConfigError(f"The file {path.resolve()} is not as long as the hub's; delete it and run again.")
         return paths[0].parent
+
+    def _cached(self, name: str) -> Path | None:
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.repo, name, revision=self.commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def _download(self, name: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        return Path(hf_hub_download(self.repo, name, revision=self.commit, token=_token()))
 
     def _sizes(self) -> Mapping[str, int]:
         noted = cache_folder() / "hub" / f"{self.repo.replace('/', '--')}@{self.commit}.json"

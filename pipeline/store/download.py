@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 RANGE_BYTES = 8 * 2**20
-RANGES_AT_ONCE = 6  # one connection seldom gets more than 100 MB/s out of an object store
+RANGES_AT_ONCE = 6  # one connection alone seldom fills a machine's line
 
 
 def download(read: Callable[[int, int], bytes], size_bytes: int, path: Path) -> None:
@@ -21,10 +22,16 @@ def download(read: Callable[[int, int], bytes], size_bytes: int, path: Path) -> 
     Raises what `read` raises, and OSError as the disk gives it; then there is no file. `read` must be safe in threads.
     """
     with path.open("xb", buffering=0) as file:
-        descriptor = file.fileno()
+        descriptor, broken_off = file.fileno(), Event()
 
         def copy(start: int) -> None:
-            _write_at(descriptor, start, read(start, min(start + RANGE_BYTES, size_bytes)))
+            if broken_off.is_set():
+                return
+            try:
+                _write_at(descriptor, start, read(start, min(start + RANGE_BYTES, size_bytes)))
+            except BaseException:
+                broken_off.set()
+                raise
 
         pool = ThreadPoolExecutor(RANGES_AT_ONCE)
         try:
@@ -32,11 +39,12 @@ def download(read: Callable[[int, int], bytes], size_bytes: int, path: Path) -> 
                 copied.result()
             os.fsync(descriptor)
         except BaseException:
+            broken_off.set()
             path.unlink(missing_ok=True)
             raise
         finally:
             # The ranges under way are waited for: their descriptor must not be closed, and given to another file, before.
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
 
 
 def _write_at(descriptor: int, offset: int, data: bytes) -> None:

@@ -354,7 +354,11 @@ def test_a_full_disk_is_told_and_leaves_nothing_half(
     else:
         command = [*python, str(1_000_000)]  # the disk says that it has room, and then it has not
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    told = "needs 17 MB in .* where 4 MB are free" if kind == "a full disk" else r"cannot be written to .* \(File too large\)"
+    told = (
+        "needs 17 MB in .* where 4 MB are free"
+        if kind == "a full disk"
+        else r"cannot be written to .* \(File too large\)"
+    )
     assert re.fullmatch(f"The model {bucket} {told}.*; free some space, or set QUARRY_CACHE\\.\n", done.stdout), done
     assert everything_under(cache) <= {"config.json"}
 
