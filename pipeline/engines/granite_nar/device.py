@@ -10,6 +10,7 @@ on whose length the second half depends, travels to the host. At most two batche
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ from pipeline.engines.granite_nar.model import Batch, Begun, Edited, Model, Uplo
 from pipeline.engines.granite_nar.packing import Ints
 from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory
 
+# What torch and its libraries say in plain RuntimeErrors. Memory first: "CUDA error: out of memory" is no reason to die.
+_NO_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc", "_ALLOC_FAILED")
+_DEVICE_GONE = ("CUDA error", "CUDA driver error", "cuBLAS", "CUBLAS_STATUS", "CUDNN_STATUS", "Triton Error [CUDA]")
 _POLL_S = 5e-4  # how soon the owner sees a new batch while it waits for a draft
 
 
@@ -60,24 +64,53 @@ class DeviceLoop:
         self._model = model
         self._policy = policy
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._asked: set[Future[Heard]] = set()
+        self._ended: str | None = None  # why no batch is taken any more
         self._on_cuda = model.device.type == "cuda"
         self._depth = 2 if self._on_cuda else 1
         self._copies = torch.cuda.Stream(model.device) if self._on_cuda else None
         self._thread = threading.Thread(target=self._own, args=(threads,), name="granite-nar", daemon=True)
         self._thread.start()
+        # Else Python ends the thread where it stands when the process ends: inside torch, that aborts the process.
+        atexit.register(self.close)
 
     def hear(self, batch: Batch) -> Heard:
         """Queue a batch and wait until its second half is queued on the device. Raises EngineError and its kinds."""
-        job = _Job(batch, Future())
-        self._jobs.put(job)
-        return job.heard.result()
+        heard: Future[Heard] = Future()
+        with self._lock:
+            if self._ended is not None:
+                raise EngineDead(self._ended)
+            self._asked.add(heard)
+            self._jobs.put(_Job(batch, heard))
+        try:
+            return heard.result()
+        finally:
+            with self._lock:
+                self._asked.discard(heard)
+            del heard  # it holds the error, which holds this frame
 
     def close(self) -> None:
-        """Finish what is queued and end the thread."""
-        self._jobs.put(None)
+        """Finish what is queued and end the thread; `hear` raises EngineDead from now on."""
+        with self._lock:
+            self._ended = self._ended or "The engine is closed; load it again."
+            self._jobs.put(None)
         self._thread.join()
+        atexit.unregister(self.close)
 
     def _own(self, threads: int | None) -> None:
+        try:
+            with device_errors():
+                self._serve(threads)
+        except BaseException as error:  # noqa: BLE001 - whatever ends this thread, nobody may wait for it for ever
+            ended = str(error) if isinstance(error, EngineDead) else f"The device's thread ended: {error!r}"
+            with self._lock:
+                self._ended = ended
+                for heard in self._asked:
+                    if not heard.done():
+                        heard.set_exception(EngineDead(ended))
+
+    def _serve(self, threads: int | None) -> None:
         if threads:
             torch.set_num_threads(threads)
         if self._on_cuda:
@@ -103,8 +136,7 @@ class DeviceLoop:
             with device_errors():
                 begun.append((job, self._model.begin(job.batch, self._upload(job.batch))))
         except Exception as error:  # noqa: BLE001 - it belongs to the caller whose batch it is
-            self._free_memory(error)
-            job.heard.set_exception(error)
+            self._fail(job, error)
         return True
 
     def _finish(self, job: _Job, begun: Begun) -> None:
@@ -115,8 +147,7 @@ class DeviceLoop:
                 edited = self._model.edit(begun, plan.clips, plan.drafts) if len(plan.clips) else None
             job.heard.set_result(Heard(drafts, plan, edited))
         except Exception as error:  # noqa: BLE001 - it belongs to the caller whose batch it is
-            self._free_memory(error)
-            job.heard.set_exception(error)
+            self._fail(job, error)
 
     def _upload(self, batch: Batch) -> Uploaded:
         if self._copies is None:
@@ -129,9 +160,15 @@ class DeviceLoop:
             tensor.record_stream(compute)  # else its memory could be given to the next upload too early
         return uploaded
 
-    def _free_memory(self, error: Exception) -> None:
+    def _fail(self, job: _Job, error: Exception) -> None:
+        """Hand an error to its caller, without the frames that it came through: they hold the tensors of the batch."""
+        link: BaseException | None = error
+        while link is not None:
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         if isinstance(error, EngineOutOfMemory) and self._on_cuda:
             torch.cuda.empty_cache()
+        job.heard.set_exception(error)
 
 
 def edit_all(batch: Batch, drafts: Tokens) -> Plan:
@@ -148,8 +185,8 @@ def device_errors() -> Iterator[None]:
         raise EngineOutOfMemory() from None
     except RuntimeError as error:
         message = " ".join(str(error).split())[:300]
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in message:
+        if isinstance(error, torch.OutOfMemoryError) or any(words in message for words in _NO_MEMORY):
             raise EngineOutOfMemory(f"the batch did not fit in memory: {message}") from None
-        if "CUDA error" in message or "cuBLAS" in message or "CUDNN" in message:
+        if isinstance(error, torch.AcceleratorError) or any(words in message for words in _DEVICE_GONE):
             raise EngineDead(f"The accelerator is gone: {message}") from None
         raise EngineError("engine_error", f"The model failed: {message}") from error
