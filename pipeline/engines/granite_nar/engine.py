@@ -22,7 +22,7 @@ from pipeline.engines.granite_nar.checkpoint import match, parse_header
 from pipeline.engines.granite_nar.config import read_config
 from pipeline.engines.model_files import ModelFiles, find_model
 from pipeline.engines.options import read_options
-from pipeline.errors import ConfigError, EngineError
+from pipeline.errors import ConfigError, EngineDead, EngineError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
@@ -111,17 +111,14 @@ class GraniteNar:
         weights, config, labels = load_weights(folder, dtype=dtype, device=device)
         self._reader = TokenReader(folder / _TOKENIZER, config.editor.vocabulary)
         wanted = self._options.compile
-        compiled = wanted == "on" or (wanted == "auto" and device.type == "cuda")
-        self._start(Model(weights, config, labels, backend=backend, compiled=compiled))
+        may_fail = wanted == "auto" and device.type == "cuda"
         try:
-            self._warm_up()
-        except EngineError as error:
-            if not compiled or wanted == "on" or error.code != "engine_error":
-                raise ConfigError(f"The model {self.spec.model} does not run on {device}: {error.message}") from None
-            logger.warning("torch.compile failed (%s); going on without it, slower", error.message)
-            self.close()
+            self._start(Model(weights, config, labels, backend=backend, compiled=may_fail or wanted == "on"))
+        except ConfigError as error:
+            if not may_fail:
+                raise
+            logger.warning("torch.compile failed (%s); going on without it, slower", error)
             self._start(Model(weights, config, labels, backend=backend))
-            self._warm_up()
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         """One hypothesis per chunk. Raises ValueError for a chunk over 30 s, EngineOutOfMemory, EngineDead, EngineError."""
@@ -144,6 +141,7 @@ class GraniteNar:
         self._loop = self._model = None
 
     def _start(self, model: Model) -> None:
+        """Raises ConfigError where the model does not run here, EngineDead."""
         from pipeline.engines.granite_nar.device import DeviceLoop, edit_all
         from pipeline.engines.granite_nar.routing import keep_sure_drafts
 
@@ -151,6 +149,13 @@ class GraniteNar:
         policy = edit_all if mean is None else keep_sure_drafts(mean, self._options.keep_draft_token)
         self._model = model
         self._loop = DeviceLoop(model, policy, threads=self._config.threads or usable_cores())
+        try:
+            self._warm_up()
+        except EngineError as error:
+            self.close()
+            if isinstance(error, EngineDead):
+                raise
+            raise ConfigError(f"The model {self.spec.model} does not run on {model.device}: {error.message}") from None
 
     def _hear(self, clips: list[Any], languages: list[str | None]) -> list[Hypothesis]:
         from pipeline.engines.granite_nar.device import device_errors
@@ -188,11 +193,6 @@ def _tokens(heard: Heard, model: Model) -> tuple[list[tuple[Any, Any]], list[boo
     edited = [False] * len(found)
     if heard.edited is not None:
         final = model.tokens(heard.edited)
-        if not np.isfinite(final.probabilities).all():
-            raise EngineError(
-                "engine_error",
-                f"The model computed numbers that are not finite in {model.dtype}; set engine.options.dtype=float32.",
-            )
         for clip, ids, probabilities in zip(heard.plan.clips, final.split(), final.split_probabilities(), strict=True):
             found[clip], edited[clip] = (ids, probabilities), True
     return found, edited
@@ -209,7 +209,7 @@ def _check_files(files: ModelFiles) -> None:
         )
     try:
         settings = json.loads((files.fetch([_CONFIG]) / _CONFIG).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"The config.json of {files.model} cannot be read ({error}); download it again.") from None
     config = read_config(settings)
     weights = f"{files.model}/{_WEIGHTS}"

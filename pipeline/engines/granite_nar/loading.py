@@ -25,7 +25,7 @@ def load_weights(folder: Path, *, dtype: torch.dtype, device: torch.device) -> t
     """Load a checkpoint of any published layout.
 
     Raises ConfigError, which names the first wrong tensor: missing, unknown, of another shape or type, a norm that is no
-    identity, a head that is not the embedding.
+    identity, a head that is not the embedding, a number that is not finite in `dtype`.
     """
     path = folder / WEIGHTS_FILE
     config = read_config(read_json(folder / CONFIG_FILE))
@@ -39,6 +39,7 @@ def load_weights(folder: Path, *, dtype: torch.dtype, device: torch.device) -> t
             assert name not in used, f"{name} is used twice"
             used.add(name)
             tensor: Tensor = file.get_tensor(found.names[name])
+            _check_finite(found.names[name], tensor, dtype)
             return tensor
 
         weights = build_weights(get, config, dtype=dtype, device=device)
@@ -51,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file that holds one JSON object. Raises ConfigError."""
     try:
         found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"The file {path} cannot be read ({error}); download the model again.") from None
     if not isinstance(found, dict):
         raise ConfigError(f"The file {path} holds a {type(found).__name__}, not settings; download the model again.")
@@ -67,6 +68,18 @@ def _check_identities(found: Match, get: Callable[[str], Tensor]) -> None:
                 f"The tensor {found.names[name]} is not {wanted:g} throughout, as in every published model; "
                 "this one was trained differently and cannot be run."
             )
+
+
+def _check_finite(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Not every step hands such a number on to the result, where it would be seen: attention over it gives wrong text."""
+    low, high = (float(edge) for edge in tensor.aminmax())
+    limit = torch.finfo(dtype).max
+    if not (-limit <= low and high <= limit):  # no comparison holds for what is no number
+        where = str(dtype).removeprefix("torch.")
+        step = "" if dtype == torch.float32 else ", or set engine.options.dtype=float32"
+        raise ConfigError(
+            f"The tensor {name} has numbers that are not finite in {where}; download the model again{step}."
+        )
 
 
 def _check_tied_head(found: Match, get: Callable[[str], Tensor]) -> None:

@@ -39,6 +39,7 @@ from pipeline.engines.granite_nar.packing import (
 )
 from pipeline.engines.granite_nar.transfer import to_device
 from pipeline.engines.granite_nar.weights import Linear, Weights
+from pipeline.errors import EngineError
 
 _FULL_SCALE = 32768
 
@@ -175,10 +176,11 @@ class Model:
         return encoder.encode(x, places, self._weights.encoder, self.config.encoder, self._kernels.encoder_block)
 
     def drafts(self, begun: Begun) -> Tokens:
-        """The draft of every real clip; waits for it."""
+        """The draft of every real clip; waits for it. Raises EngineError: numbers that are not finite."""
         sizes = begun.batch.packing.labels[: begun.batch.clips]
         ids, probabilities = begun.labels.wait()
         real = int(sizes.sum())
+        self._check_finite(probabilities[:real])
         return collapse(ids[:real], probabilities[:real], sizes, blank=self.labels.blank, shift=self.labels.shift)
 
     def edit(self, begun: Begun, clips: Ints, drafts: Sequence[Ints]) -> Edited:
@@ -200,9 +202,18 @@ class Model:
         return editor.rms_norm(h[self._send(packing.text)], weights.norm, config.eps)
 
     def tokens(self, edited: Edited) -> Tokens:
-        """The final tokens of every edited clip; waits for them."""
+        """The final tokens of every edited clip; waits for them. Raises EngineError: numbers that are not finite."""
         ids, probabilities = edited.labels.wait()
+        self._check_finite(probabilities)
         return collapse(ids, probabilities, edited.packing.slots, blank=self.config.blank_id)
+
+    def _check_finite(self, probabilities: Floats) -> None:
+        """Of all labels: the best of numbers that are none may be a blank, which leaves no trace in the tokens."""
+        if np.isfinite(probabilities).all():
+            return
+        where = str(self.dtype).removeprefix("torch.")
+        step = "download the model again" if self.dtype == torch.float32 else "set engine.options.dtype=float32"
+        raise EngineError("engine_error", f"The model computed numbers that are not finite in {where}; {step}.")
 
     def _send(self, table: Ints) -> Tensor:
         return to_device(table, self.device)

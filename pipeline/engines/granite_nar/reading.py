@@ -38,7 +38,8 @@ class TokenReader:
         except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exceptions for broken files
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(f"The tokenizer {path} cannot be read ({reason}); download the model again.") from None
-        size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        tokens = self._tokenizer.get_vocab(with_added_tokens=True)
+        size = 1 + max(tokens.values(), default=-1)
         if size > vocabulary:
             raise ConfigError(
                 f"The tokenizer {path} has {size} tokens, the model {vocabulary}; take both from one revision."
@@ -46,7 +47,7 @@ class TokenReader:
         self._begins_word = np.zeros(vocabulary, bool)
         self._speaks = np.zeros(vocabulary, bool)
         special = {id_ for id_, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
-        for token, id_ in self._tokenizer.get_vocab(with_added_tokens=True).items():
+        for token, id_ in tokens.items():
             self._begins_word[id_] = token.startswith(_SPACE)
             self._speaks[id_] = id_ not in special
 
