@@ -100,14 +100,14 @@ def block_attention(h: Tensor, places: FrameIndex, weights: BlockAttention, head
 
 
 def _shaw(q: Tensor, relative: Tensor, context: int) -> Tensor:
-    """q·R by distance: q [K, heads, context, head_dim], relative [2 context - 1, head_dim] → [K, heads, context, context].
+    """q·R by distance: q [K, heads, context, head_dim], relative [2 context, head_dim] → [K, heads, context, context].
 
-    One product gives every query against every distance; place (i, j) wants column j - i + context - 1. Read with a row one
+    One product gives every query against every distance; place (i, j) wants column j - i + context - 1. Read with rows one
     element shorter, the product has those columns straight below each other: the skew is a view.
     """
-    product = (q.flatten(0, 2) @ relative.t()).view(*q.shape[:2], -1)  # [K, heads, context * (2 context - 1)]
-    rows = product[..., context - 1 : context - 1 + context * (2 * context - 2)]
-    skewed: Tensor = rows.unflatten(-1, (context, 2 * context - 2))
+    product = (q.flatten(0, 2) @ relative.t()).view(*q.shape[:2], -1)  # [K, heads, context * 2 context]
+    rows = product[..., context - 1 : context - 1 + context * (2 * context - 1)]
+    skewed: Tensor = rows.unflatten(-1, (context, 2 * context - 1))
     return skewed[..., :context]
 
 

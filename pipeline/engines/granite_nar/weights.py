@@ -46,7 +46,9 @@ class BlockAttention(NamedTuple):
 
     norm: Norm
     qkv: Linear  # [3 * heads * head_dim, hidden]
-    relative: Tensor  # [2 * context - 1, head_dim]; row r belongs to distance i - j = context - 1 - r
+    relative: (
+        Tensor  # [2 * context, head_dim]; row r belongs to distance i - j = context - 1 - r; the last one is not used
+    )
     out: Linear
 
 
@@ -180,8 +182,10 @@ def _feed_forward(take: Get, name: str) -> FeedForward:
 
 def _block_attention(take: Get, name: str, config: EncoderConfig) -> BlockAttention:
     qkv = torch.cat([take(f"{name}.to_q.weight"), take(f"{name}.to_kv.weight")])
-    reach = config.context - 1
-    distances = torch.arange(reach, -reach - 1, -1).clamp(-config.max_distance, config.max_distance)
+    # One row more than there are distances: an even width, which tensor cores want.
+    distances = torch.arange(config.context - 1, -config.context - 1, -1).clamp(
+        -config.max_distance, config.max_distance
+    )
     table = take(f"{name}.rel_pos_emb.weight")
     relative = table[(distances + config.max_distance).to(table.device)]
     return BlockAttention(_norm(take, f"{name}.pre_norm"), Linear(qkv, None), relative, _linear(take, f"{name}.to_out"))
