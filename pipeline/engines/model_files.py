@@ -76,7 +76,7 @@ class ModelFiles(ABC):
     @abstractmethod
     def _fetch(self, names: Sequence[str]) -> Path: ...
 
-    def _pick(self, names: Iterable[str], found: Mapping[str, T]) -> dict[str, T]:
+    def _pick(self, names: Sequence[str], found: Mapping[str, T]) -> dict[str, T]:
         """The entries of these names: each has to be a plain name of a file that is there."""
         for name in names:
             if not is_plain_name(name) or name.lower().endswith(_CODE):
