@@ -5,6 +5,7 @@ Random data: matrix products on zeros are up to an eighth faster than on anythin
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import statistics
@@ -47,6 +48,20 @@ def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         found["cuda"] = torch.version.cuda
         found["driver"] = _answer("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
     return found
+
+
+def keep_freed_memory() -> bool:
+    """Let glibc keep what it frees, as CUDA's allocator does; False where it is not glibc.
+
+    Else the kernel hands out, and zeroes, every large tensor anew: a quarter of the time of big batches on a CPU, which would
+    flatter whatever has small ones.
+    """
+    options = {"M_ARENA_MAX": (-8, 1), "M_MMAP_THRESHOLD": (-3, 2**31 - 1), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        return all(mallopt(option, value) == 1 for option, value in options.values())
+    except (OSError, AttributeError):
+        return False
 
 
 def square_product(device: torch.device, dtype: torch.dtype, size: int, sustained_s: float) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def tables(results: Results) -> str:
         *(f"{name} FAILED: {why}" for name, why in results.get("failed", {}).items()),
         *(f"{name} skipped: {why}" for name, why in results.get("skipped", {}).items()),
     ]
-    return "\n\n".join(part for part in parts if part)
+    return "\n\n".join(part.strip() for part in parts if part.strip())
 
 
 def _roofs(results: Results, second: str) -> str:
@@ -149,7 +149,9 @@ def _forms(results: Results, second: str, kind: str) -> str:
     )
     header = ["batches", "number", "audio computed ÷ true", f"audio-s per {second}, median (range)"]
     header += ["packed by Quarry ÷ this", "128 as they come, packed ÷ this"]
-    return f"{_table(title, header, rows)}\n\nTarget here: packed ≥ {TARGET_RATIO[kind]} × padded as they come."
+    notes = [f"Target here: packed ≥ {TARGET_RATIO[kind]} × padded as they come."]
+    notes += [f"{name} FAILED: {why}" for name, why in found.get("failed", {}).items()]
+    return "\n\n".join([_table(title, header, rows), *notes])
 
 
 def _stages(results: Results, second: str) -> str:
