@@ -95,7 +95,7 @@ class Report:
 
     def part(self, name: str, run: Callable[[], Any], needs_s: float = 0.0) -> Any:
         """Run a part and keep its result; None where it was skipped or failed."""
-        if self._only and name.partition(":")[0] not in self._only:
+        if self._only and name.partition(":")[0] not in {*self._only, "prepare"}:
             return None
         if self.left_s < needs_s:
             self.results["skipped"][name] = f"{self.left_s:.0f} s are left, and it may need {needs_s:.0f}"
@@ -240,7 +240,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="of packed against padded; else 5, or as many as 90 s hold")
     parser.add_argument("--seconds", type=float, help="of a pass of the main case on a GPU; of others a third")
     parser.add_argument("--total-seconds", type=float, help="begin nothing that would end later")
-    parser.add_argument("--parts", nargs="*", default=[], help="roofs prepare clock forms stages busy budget …; all")
+    parser.add_argument(
+        "--parts",
+        nargs="*",
+        default=[],
+        help="roofs clock forms stages busy budget kernels callers edited; all if none",
+    )
     parser.add_argument("--out", type=Path, help="of the raw figures")
     return parser.parse_args()
 
