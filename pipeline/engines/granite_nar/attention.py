@@ -69,6 +69,8 @@ def missing(backend: Backend, device: torch.device, dtype: torch.dtype) -> str |
         return 'the package flash-attn is not installed (pip install "quarry-asr[flash]")'
     if backend == "varlen" and find_spec("torch.nn.attention.varlen") is None:
         return f"torch {torch.__version__} has no torch.nn.attention.varlen (2.11 has)"
+    if backend == "varlen" and device.type == "cuda" and not torch.backends.cuda.is_flash_attention_available():
+        return f"this build of torch {torch.__version__} has no flash kernels"
     if device.type != "cuda":
         return f"its kernel needs a CUDA device, and the model is on {device.type}"
     if torch.cuda.get_device_capability(device) < _OLDEST_CAPABILITY:

@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.errors import ConfigError
 
 MODEL_TYPES = ("granite_speech_nar", "nle")  # of every published revision
-_MAX_LAYERS, _MAX_SIZE, _MAX_NUMBER = 1_000, 10_000_000, 1e12  # beyond any model: a hostile file must not cost memory
+_MAX_LAYERS, _MAX_WINDOW, _MAX_SLOTS = 1_000, 1_000, 4_096
+_MAX_SIZE, _MAX_NUMBER = 10_000_000, 1e12  # like those above beyond any model: a hostile file must not cost memory
 _NEXT_STEP = "take config.json and model.safetensors from one revision of a Granite Speech NAR model"
 
 
@@ -98,7 +99,6 @@ def read_config(data: Mapping[str, Any], head_rows: int | None = None) -> ModelC
             f"config.json has model_type {_shown(found)}, but Granite Speech NAR models have {' or '.join(MODEL_TYPES)}; "
             "set engine.model to such a model."
         )
-    top.only("tie_word_embeddings", True)
     encoder_section, projector_section = top.section("encoder_config"), top.section("projector_config")
     text_section = top.section("text_config", "llm_config")
     encoder, editor = _encoder(encoder_section, top), _editor(text_section)
@@ -111,7 +111,7 @@ def read_config(data: Mapping[str, Any], head_rows: int | None = None) -> ModelC
         projector=_projector(projector_section, top),
         editor=editor,
         blank_id=_blank_id(top, encoder_section, text_section, editor.vocabulary),
-        min_slots=top.integer("min_edit_sequence_length", default=ModelConfig().min_slots),
+        min_slots=top.integer("min_edit_sequence_length", default=ModelConfig().min_slots, high=_MAX_SLOTS),
         scale_projected=top.flag("scale_projected_embeddings", default=ModelConfig().scale_projected),
     )
 
@@ -136,7 +136,7 @@ def _encoder(section: _Section, top: _Section) -> EncoderConfig:
         context=section.integer("context_size", high=max_distance),
         max_distance=max_distance,
         characters=section.integer("output_dim"),
-        pooling_window=section.integer("bpe_pooling_window", "pooling_window"),
+        pooling_window=section.integer("bpe_pooling_window", "pooling_window", high=_MAX_WINDOW),
         self_conditioning_layer=section.integer("self_conditioning_layer", default=max(1, layers // 2), high=layers),
         taps=_taps(section, top, layers),
     )
@@ -236,9 +236,12 @@ def _head_dim(section: _Section, name: str, hidden: int, heads: int) -> int:
 
 
 def _blank_id(top: _Section, encoder: _Section, text: _Section, vocabulary: int) -> int:
-    holders = (top, "blank_token_id"), (encoder, "blank_token_id"), (text, "eos_token_id")
+    """The editor's blank is the end of text. The encoder's may count labels of its own: it is asked last."""
+    holders = (top, "blank_token_id"), (text, "eos_token_id"), (encoder, "blank_token_id")
     section, name = next((holder for holder in holders if holder[0].find(holder[1])[1] is not None), holders[0])
-    return section.integer(name, low=0, high=vocabulary - 1)
+    blank = section.integer(name, low=0, high=vocabulary - 1)
+    text.only("eos_token_id", blank)
+    return blank
 
 
 def _check_head_rows(encoder: _Section, text: _Section, vocabulary: int, head_rows: int | None) -> None:

@@ -2,7 +2,7 @@
 
 Callers pack their batch, hand it in, and wait; the labels they get are collapsed and decoded in their own thread. The owner
 queues the first half of a batch before the second half of the one before it, so that the accelerator works while the draft,
-on whose length the second half depends, travels to the host. At most two batches are on the device.
+on whose length the second half depends, travels to the host. At most two batches are begun and not yet queued to the end.
 
     owner        begin 1 │ begin 2 │ edit 1 │ edit 2 │ begin 3 │ edit 3 …
     accelerator          │ ═begin 1═ ═begin 2═ ═══edit 1═══ ═══edit 2═══ ═begin 3═ …
@@ -11,6 +11,7 @@ on whose length the second half depends, travels to the host. At most two batche
 from __future__ import annotations
 
 import atexit
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -27,8 +28,19 @@ from pipeline.engines.granite_nar.model import Batch, Begun, Edited, Model, Uplo
 from pipeline.engines.granite_nar.packing import Ints
 from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory
 
+logger = logging.getLogger(__name__)
+
 # What torch and its libraries say in plain RuntimeErrors. Memory first: "CUDA error: out of memory" is no reason to die.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc", "_ALLOC_FAILED")
+# A kernel that this device cannot run at all, or not with these sizes: the device itself is well.
+_NOT_HERE = (
+    "invalid configuration argument",
+    "invalid argument",
+    "invalid device function",
+    "no kernel image",
+    "kernel image is invalid",
+    "NOT_SUPPORTED",
+)
 _DEVICE_GONE = ("CUDA error", "CUDA driver error", "cuBLAS", "CUBLAS_STATUS", "CUDNN_STATUS", "Triton Error [CUDA]")
 _POLL_S = 5e-4  # how soon the owner sees a new batch while it waits for a draft
 
@@ -162,6 +174,7 @@ class DeviceLoop:
 
     def _fail(self, job: _Job, error: Exception) -> None:
         """Hand an error to its caller, without the frames that it came through: they hold the tensors of the batch."""
+        logger.debug("a batch failed", exc_info=error)
         link: BaseException | None = error
         while link is not None:
             link.__traceback__ = None
@@ -187,6 +200,8 @@ def device_errors() -> Iterator[None]:
         message = " ".join(str(error).split())[:300]
         if isinstance(error, torch.OutOfMemoryError) or any(words in message for words in _NO_MEMORY):
             raise EngineOutOfMemory(f"the batch did not fit in memory: {message}") from None
+        if any(words in message for words in _NOT_HERE):
+            raise EngineError("engine_error", f"The model failed: {message}") from error
         if isinstance(error, torch.AcceleratorError) or any(words in message for words in _DEVICE_GONE):
             raise EngineDead(f"The accelerator is gone: {message}") from None
         raise EngineError("engine_error", f"The model failed: {message}") from error

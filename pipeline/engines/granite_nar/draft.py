@@ -47,5 +47,6 @@ def best_label(x: Tensor, head: Linear, scale: float) -> Labels:
 def read_head(x: Tensor, head: Linear, scale: float = 1.0, best: Callable[..., Labels] = best_label) -> Labels:
     """`best_label` slice by slice; `best`: that function, or compiled."""
     rows = max(1, _SLICE_ELEMENTS // len(head.weight))
-    parts = [best(part, head, scale) for part in x.split(rows)]
+    slices = max(1, -(-len(x) // rows))  # of equal size: a slice of one row would be compiled for anew
+    parts = [best(part, head, scale) for part in x.tensor_split(slices)]
     return Labels(torch.cat([part.ids for part in parts]), torch.cat([part.probabilities for part in parts]))

@@ -19,7 +19,7 @@ from pipeline.engines.audible import is_audible
 from pipeline.engines.base import EngineSpec, primary_language
 from pipeline.engines.cores import usable_cores
 from pipeline.engines.granite_nar.checkpoint import match, parse_header
-from pipeline.engines.granite_nar.config import read_config
+from pipeline.engines.granite_nar.config import ModelConfig, read_config
 from pipeline.engines.model_files import ModelFiles, find_model
 from pipeline.engines.options import read_options
 from pipeline.errors import ConfigError, EngineDead, EngineError
@@ -38,8 +38,9 @@ LANGUAGES = frozenset({"en", "fr", "de", "es", "pt"})
 MAX_CHUNK_S = 30.0  # quality falls beyond (granite.md §1.6), long before the editor's 4096 positions are full
 PUBLISHED_RTFX = 2079.0  # of the published code on one H200 (Open ASR leaderboard, July 2026): for cost estimates
 _WEIGHTS, _CONFIG, _TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
+_MAX_CONFIG_BYTES, _MAX_TOKENIZER_BYTES = 2**20, 64 * 2**20  # published: 2 kB and 7 MB
 _ROUND_FRAMES = 256  # on an accelerator: few shapes, and whole tiles for its products
-_WARM_UP_S = (3.0, 7.0, 12.0)  # three sizes: torch.compile takes what differs between two as variable
+_WARM_UP_S = (3.0, 12.0)  # two sizes: what torch.compile took for fixed shows here and not in a run
 
 
 class GraniteNarOptions(Section):
@@ -100,7 +101,7 @@ class GraniteNar:
         """Fetch, verify and load the weights, and warm up. Raises ConfigError, EngineDead."""
         _check_libraries()
         from pipeline.engines.granite_nar.attention import choose_backend
-        from pipeline.engines.granite_nar.loading import load_weights
+        from pipeline.engines.granite_nar.loading import load_weights, read_json
         from pipeline.engines.granite_nar.model import Model
         from pipeline.engines.granite_nar.reading import TokenReader
 
@@ -108,16 +109,17 @@ class GraniteNar:
         dtype = _dtype(self._options.dtype, device)
         backend = choose_backend(self._options.attention, device, dtype)
         folder = find_model(self._config.model, self._config.storage_options).fetch([_CONFIG, _WEIGHTS, _TOKENIZER])
+        vocabulary = read_config(read_json(folder / _CONFIG)).editor.vocabulary
+        self._reader = TokenReader(folder / _TOKENIZER, vocabulary)  # first: it is done in no time
         weights, config, labels = load_weights(folder, dtype=dtype, device=device)
-        self._reader = TokenReader(folder / _TOKENIZER, config.editor.vocabulary)
         wanted = self._options.compile
         may_fail = wanted == "auto" and device.type == "cuda"
         try:
             self._start(Model(weights, config, labels, backend=backend, compiled=may_fail or wanted == "on"))
-        except ConfigError as error:
+        except Exception as error:  # compilers raise what they like; a device that is gone fails again below
             if not may_fail:
                 raise
-            logger.warning("torch.compile failed (%s); going on without it, slower", error)
+            logger.warning("torch.compile failed (%s); going on without it, slower", error, exc_info=error)
             self._start(Model(weights, config, labels, backend=backend))
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
@@ -151,9 +153,9 @@ class GraniteNar:
         self._loop = DeviceLoop(model, policy, threads=self._config.threads or usable_cores())
         try:
             self._warm_up()
-        except EngineError as error:
+        except Exception as error:
             self.close()
-            if isinstance(error, EngineDead):
+            if not isinstance(error, EngineError) or isinstance(error, EngineDead):
                 raise
             raise ConfigError(f"The model {self.spec.model} does not run on {model.device}: {error.message}") from None
 
@@ -207,15 +209,33 @@ def _check_files(files: ModelFiles) -> None:
             f"The model {files.model} lacks {', '.join(missing)}; "
             "take the folder of ibm-granite/granite-speech-4.1-2b-nar as it is published."
         )
+    for name, most_bytes in ((_CONFIG, _MAX_CONFIG_BYTES), (_TOKENIZER, _MAX_TOKENIZER_BYTES)):
+        if files.size_bytes(name) > most_bytes:
+            raise ConfigError(
+                f"The {name} of {files.model} has {files.size_bytes(name)} bytes, which no published one comes near; "
+                "download the model again."
+            )
     try:
         settings = json.loads((files.fetch([_CONFIG]) / _CONFIG).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"The config.json of {files.model} cannot be read ({error}); download it again.") from None
     config = read_config(settings)
+    if config.editor.max_positions < longest_edit(config):
+        raise ConfigError(
+            f"The model {files.model} has {config.editor.max_positions} positions, and a chunk of {MAX_CHUNK_S:.0f} s may need "
+            f"{longest_edit(config)}; take another model."
+        )
     weights = f"{files.model}/{_WEIGHTS}"
     match(
         parse_header(lambda n_bytes: files.fetch_head(_WEIGHTS, n_bytes), files.size_bytes(_WEIGHTS), weights), config
     )
+
+
+def longest_edit(config: ModelConfig) -> int:
+    """Positions of the editor that the longest chunk may need: its audio, and a token for every label of the draft."""
+    frames = int(MAX_CHUNK_S * 50)
+    slots = max(2 * -(-frames // config.encoder.pooling_window) + 1, config.min_slots)
+    return frames // config.projector.downsample + slots
 
 
 def _check_libraries() -> None:

@@ -136,6 +136,7 @@ def pretend_installed(patch: pytest.MonkeyPatch, *, installed: bool) -> None:
 def pretend_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
     patch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     patch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    patch.setattr(torch.backends.cuda, "is_flash_attention_available", lambda: True)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,8 +198,16 @@ def test_the_layouts_keep_their_own_names() -> None:
         ({"text_config.rope_theta": 10_000.0}, "editor.rope_theta", 10_000.0),
         ({"text_config.rope_parameters": {"rope_theta": 5e5}}, "editor.rope_theta", 500_000.0),
         ({"text_config.residual_multiplier": 1}, "editor.residual_multiplier", 1.0),
-        ({"blank_token_id": ABSENT, "encoder_config.blank_token_id": 7}, "blank_id", 7),
-        ({"blank_token_id": 0}, "blank_id", 0),
+        (
+            {"blank_token_id": ABSENT, "encoder_config.blank_token_id": 7},
+            "blank_id",
+            100_257,
+        ),  # that of the draft's labels
+        (
+            {"tie_word_embeddings": False},
+            "blank_id",
+            100_257,
+        ),  # whether a head is stored decides, not what is said of it
         ({"min_edit_sequence_length": 1}, "min_slots", 1),
         ({"scale_projected_embeddings": False}, "scale_projected", False),
     ],
@@ -273,7 +281,6 @@ def test_fields_that_may_differ(changes: dict[str, Any], field: str, value: Any)
                 ("text_config.attention_bias", True),
                 ("text_config.mlp_bias", True),
                 ("text_config.tie_word_embeddings", False),
-                ("tie_word_embeddings", False),
                 ("text_config.num_key_value_heads", 3),
                 ("text_config.head_dim", 127),
                 ("text_config.rms_norm_eps", "1e-5"),
@@ -285,6 +292,7 @@ def test_fields_that_may_differ(changes: dict[str, Any], field: str, value: Any)
                 ("text_config.rope_parameters.partial_rotary_factor", 0.5),
                 ("text_config.rope_scaling", {"type": "linear", "factor": 2.0}),
                 ("text_config.rope_theta", 500_000),
+                ("text_config.eos_token_id", 7),
                 ("blank_token_id", 100_352),
                 ("blank_token_id", -1),
                 ("min_edit_sequence_length", 0),
