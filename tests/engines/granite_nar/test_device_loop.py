@@ -22,7 +22,7 @@ from models import Transcribed, babble, one_thread, random_model, random_weights
 from models import finish as finish_alone
 
 from pipeline.engines.granite_nar.collapse import Tokens
-from pipeline.engines.granite_nar.device import DeviceLoop, Heard, Plan, Policy, device_errors, edit_all
+from pipeline.engines.granite_nar.device import DeviceLoop, Heard, Plan, Policy, edit_all
 from pipeline.engines.granite_nar.model import Batch, Begun, DraftLabels, Edited, Model, Uploaded
 from pipeline.engines.granite_nar.packing import Ints
 from pipeline.engines.granite_nar.random_checkpoint import TINY
@@ -384,37 +384,3 @@ def test_a_process_may_end_while_its_device_works() -> None:
         timeout=PATIENCE_S,
     )
     assert (done.returncode, done.stdout.strip()) == (0, "['EngineDead']"), done.stderr
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "says"),
-    [
-        (
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."),
-            EngineOutOfMemory,
-            "Tried to allocate",
-        ),
-        (RuntimeError("CUDA error: out of memory"), EngineOutOfMemory, "CUDA error: out of memory"),
-        (torch.AcceleratorError("CUDA error: out of memory"), EngineOutOfMemory, "CUDA error: out of memory"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), EngineOutOfMemory, "CUBLAS"),
-        (RuntimeError("std::bad_alloc"), EngineOutOfMemory, "bad_alloc"),
-        (MemoryError(), EngineOutOfMemory, "did not fit in memory"),
-        (torch.AcceleratorError("device-side assert triggered"), EngineDead, "accelerator is gone: device-side assert"),
-        (RuntimeError("CUDA error: device-side assert triggered\nnext line"), EngineDead, "triggered next line"),
-        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED"), EngineDead, "accelerator is gone"),
-        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), EngineDead, "accelerator is gone"),
-        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), EngineDead, "illegal memory"),
-        (
-            RuntimeError("mat1 and mat2 shapes\n cannot be multiplied"),
-            EngineError,
-            "^The model failed: mat1 .* shapes c",
-        ),
-        (RuntimeError("x" * 5000), EngineError, "^The model failed: x{300}$"),
-        (EngineError("language_unsupported", "as it is"), EngineError, "^as it is$"),
-        (ValueError("as it is"), ValueError, "^as it is$"),
-    ],
-)
-def test_errors_are_sorted(error: Exception, kind: type[Exception], says: str) -> None:
-    with pytest.raises(kind, match=says) as caught, device_errors():
-        raise error
-    assert type(caught.value) is kind
