@@ -60,6 +60,7 @@ OFFERS = (
     Offer("whisper", "large-v3 or turbo", frozenset({"yue"}), features=_HINTS_AND_DETECTION),
     # turbo was not trained to translate.
     Offer("whisper", "a multilingual model other than turbo", _WHISPER, frozenset({"translate"}), _HINTS_AND_DETECTION),
+    Offer("ctc", "granite-speech-5.0-470m-turboctc", frozenset({"en"})),
     Offer("granite-nar", "granite-speech-4.1-2b-nar", frozenset({"de", "en", "es", "fr", "pt"})),
 )
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from ctc_checkpoints import write_turboctc
 
 from pipeline.config import EngineConfig
 from pipeline.engines.base import ENGINES, Engine, create_engine, describe_engine
@@ -20,9 +22,15 @@ from pipeline.errors import ConfigError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 CONFIGS = {
+    "ctc": EngineConfig(name="ctc", model="made by the fixture: random weights", threads=1),
     "fake": EngineConfig(name="fake"),
     "granite-nar": EngineConfig(name="granite-nar", model="made by the fixture: random weights", threads=1),
     "whisper": EngineConfig(name="whisper", options={"beam_size": 2, "word_times": True}),
+}
+# Engines whose weights are made on the spot: they hear words in anything.
+RANDOM_MODELS: dict[str, Callable[[Path], None]] = {
+    "ctc": write_turboctc,
+    "granite-nar": partial(write_checkpoint, config=TINY, layout="B", seed=0),
 }
 CONFIDENCE_TOLERANCE = 1e-4
 HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "ray", "tokenizers", "safetensors")
@@ -31,10 +39,10 @@ HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "onnxruntime"
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
 def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
     found = CONFIGS[request.param]
-    if found.name != "granite-nar":
+    if found.name not in RANDOM_MODELS:
         return found
-    folder = tmp_path_factory.mktemp("granite-nar")
-    write_checkpoint(folder, TINY, layout="B", seed=0)
+    folder = tmp_path_factory.mktemp(found.name)
+    RANDOM_MODELS[found.name](folder)
     return found.model_copy(update={"model": str(folder)})
 
 
@@ -52,7 +60,7 @@ def engine(config: EngineConfig) -> Iterator[Engine]:
 @pytest.fixture(scope="module")
 def speech(config: EngineConfig, request: pytest.FixtureRequest) -> list[ChunkAudio]:
     """Clips of different lengths: recorded speech, or noise for engines that hear words in anything."""
-    if config.name in ("fake", "granite-nar"):
+    if config.name in ("fake", *RANDOM_MODELS):
         noise = np.random.default_rng(0)
         return [ChunkAudio(noise.integers(-9999, 9999, n, np.int16)) for n in (16_000, 40_000, 8_000, 99_999)]
     clips: Path = request.getfixturevalue("shared_data") / "a" / "pocketsphinx-librivox"
