@@ -31,7 +31,13 @@ from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory
 logger = logging.getLogger(__name__)
 
 # What torch and its libraries say in plain RuntimeErrors. Memory first: "CUDA error: out of memory" is no reason to die.
-_NO_MEMORY = ("can't allocate memory", "out of memory", "std::bad_alloc", "_ALLOC_FAILED")
+_NO_MEMORY = (
+    "can't allocate memory",
+    "out of memory",
+    "std::bad_alloc",
+    "_ALLOC_FAILED",
+    "could not create a primitive",
+)
 # A kernel that this device cannot run at all, or not with these sizes: the device itself is well.
 _NOT_HERE = (
     "invalid configuration argument",

@@ -21,6 +21,7 @@ from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory
         (torch.AcceleratorError("CUDA error: out of memory"), EngineOutOfMemory, "CUDA error: out of memory"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `x`"), EngineOutOfMemory, "CUBLAS"),
         (RuntimeError("std::bad_alloc"), EngineOutOfMemory, "bad_alloc"),
+        (RuntimeError("could not create a primitive"), EngineOutOfMemory, "primitive"),  # oneDNN, on a CPU
         (MemoryError(), EngineOutOfMemory, "did not fit in memory"),
         (torch.AcceleratorError("device-side assert triggered"), EngineDead, "accelerator is gone: device-side assert"),
         (RuntimeError("CUDA error: device-side assert triggered\nnext line"), EngineDead, "triggered next line"),
