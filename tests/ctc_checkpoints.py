@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,19 @@ def murmur(n_samples: int) -> Samples:
     return (tones + source.normal(0, 30, tones.shape)).ravel()[:n_samples].clip(-32_768, 32_767).astype(np.int16)
 
 
-def write_turboctc(folder: Path, *, layers: int = 4, context: int = 16) -> None:
+def write_turboctc(folder: Path, *, vocabulary: int = 80) -> None:
     """Granite Speech 5: byte-level BPE, blank and padding 0, frames of 80 ms."""
     from transformers import GraniteSpeech5CTCConfig, GraniteSpeech5EncoderConfig, GraniteSpeech5ForCTC
 
-    size = _byte_level_tokenizer(folder)
+    size = _byte_level_tokenizer(folder, vocabulary)
     encoder = GraniteSpeech5EncoderConfig(
         vocab_size=size,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=layers,
+        num_hidden_layers=4,
         num_attention_heads=2,
         max_position_embeddings=32,
-        context_size=context,
+        context_size=16,
         initializer_range=0.3,
     )
     config = GraniteSpeech5CTCConfig(vocab_size=size, encoder_config=encoder)
@@ -84,7 +84,9 @@ def write_parakeet(folder: Path) -> None:
     ParakeetFeatureExtractor().save_pretrained(folder)
 
 
-def write_wav2vec2(folder: Path, *, norm: str = "layer", family: str = "wav2vec2", **fields: Any) -> None:
+def write_wav2vec2(
+    folder: Path, *, norm: str = "layer", family: str = "wav2vec2", spaces: float = 5.0, **fields: Any
+) -> None:
     """Wav2Vec2 and those built like it: letters, the blank and padding are 0, frames of 20 ms."""
     from transformers import AutoConfig, AutoModelForCTC, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
@@ -109,13 +111,18 @@ def write_wav2vec2(folder: Path, *, norm: str = "layer", family: str = "wav2vec2
         "initializer_range": 0.3,
     }
     config = AutoConfig.for_model(family, **(shape | fields))
-    _save(folder, AutoModelForCTC.from_config, config, unsaid=(1, 2, 3), often=(4,))
+    _save(folder, AutoModelForCTC.from_config, config, unsaid=(1, 2, 3), bonus={4: spaces})
 
 
 def _save(
-    folder: Path, build: Callable[[Any], Any], config: Any, *, unsaid: Sequence[int] = (), often: Sequence[int] = ()
+    folder: Path,
+    build: Callable[[Any], Any],
+    config: Any,
+    *,
+    unsaid: Sequence[int] = (),
+    bonus: Mapping[int, float] = {},
 ) -> None:
-    """Random weights that give varied text; `unsaid`: labels that a trained model never gives; `often`: spaces."""
+    """Random weights that give varied text; `unsaid`: labels that a trained model never gives; `bonus`: added to logits."""
     import torch
 
     with torch.random.fork_rng():
@@ -130,18 +137,19 @@ def _save(
                     tensor.normal_(0, 0.3)
             head = model.lm_head if hasattr(model, "lm_head") else model.ctc_head
             head.bias[list(unsaid)] = -1e4
-            head.bias[list(often)] += 5
+            for label, logit in bonus.items():
+                head.bias[label] += logit
     model.save_pretrained(folder)
 
 
-def _byte_level_tokenizer(folder: Path) -> int:
+def _byte_level_tokenizer(folder: Path, vocabulary: int) -> int:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import ParakeetTokenizer
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=90, special_tokens=["<pad>"], show_progress=False)
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=["<pad>"], show_progress=False)
     bpe.train_from_iterator(SENTENCES, trainer)
     ParakeetTokenizer(tokenizer_object=bpe, pad_token="<pad>").save_pretrained(folder)
     return int(bpe.get_vocab_size())
