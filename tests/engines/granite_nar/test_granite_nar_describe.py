@@ -42,7 +42,8 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def config_of(folder: Path | str, **fields: Any) -> EngineConfig:
-    return EngineConfig(**{"name": "granite-nar", "model": str(folder), "threads": 1, "device": "cpu"} | fields)
+    settings: dict[str, Any] = {"name": "granite-nar", "model": str(folder), "threads": 1, "device": "cpu"}
+    return EngineConfig(**settings | fields)
 
 
 def write_full_size(folder: Path, without: str) -> int:

@@ -54,7 +54,8 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 
 
 def config_of(folder: Path | str, **fields: Any) -> EngineConfig:
-    return EngineConfig(**{"name": "granite-nar", "model": str(folder), "threads": 1, "device": "cpu"} | fields)
+    settings: dict[str, Any] = {"name": "granite-nar", "model": str(folder), "threads": 1, "device": "cpu"}
+    return EngineConfig(**settings | fields)
 
 
 @contextmanager
@@ -73,9 +74,8 @@ def heard(folder: Path) -> list[Hypothesis]:
         return engine.transcribe(CHUNKS)
 
 
-def assert_same(found: list[Hypothesis | Failure], wanted: list[Hypothesis]) -> None:
+def assert_same(found: list[Hypothesis], wanted: list[Hypothesis]) -> None:
     for here, there in zip(found, wanted, strict=True):
-        assert isinstance(here, Hypothesis)
         assert (here.text, here.n_tokens, here.stop_reason) == (there.text, there.n_tokens, there.stop_reason)
         assert here.confidence == pytest.approx(there.confidence, rel=CONFIDENCE_TOLERANCE)
         assert [word.word for word in here.words] == [word.word for word in there.words]

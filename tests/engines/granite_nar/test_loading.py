@@ -36,7 +36,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """TINY in every layout, without a tokenizer: loading weights needs none."""
-    folders = {layout: tmp_path_factory.mktemp(layout) / "model" for layout in LAYOUTS}
+    folders: dict[str, Path] = {layout: tmp_path_factory.mktemp(layout) / "model" for layout in LAYOUTS}
     for layout in LAYOUTS:
         write_checkpoint(folders[layout], TINY, layout=layout, seed=5, tokenizer=False)
     return folders

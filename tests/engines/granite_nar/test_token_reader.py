@@ -58,7 +58,7 @@ def plain_words(tokenizer: Tokenizer, ids: Ints, posteriors: Floats) -> list[tup
     for token, posterior in zip(ids.tolist(), posteriors.tolist(), strict=True):
         if token in SPECIAL:
             continue
-        if not groups or tokenizer.id_to_token(token).startswith("Ġ"):
+        if not groups or str(tokenizer.id_to_token(token)).startswith("Ġ"):
             groups.append(([], []))
         groups[-1][0].append(token)
         groups[-1][1].append(posterior)
