@@ -49,7 +49,7 @@ class Family:
 
 
 # `masks` was measured, see tests/engines/ctc/test_ctc_padding.py. Group norm takes its mean over the padding too, mask or not;
-# the relative positions of wav2vec2-conformer and the position convolutions of data2vec-audio let padding in.
+# the others that never share a padded batch let padding in through their convolutions or their pooling.
 FAMILIES = {
     "granite_speech5_ctc": Family("granite_speech5", "always", frozenset({"en"})),
     "parakeet_ctc": Family("spectrogram", "always"),
@@ -60,6 +60,8 @@ FAMILIES = {
     "unispeech-sat": Family("waveform", "with_layer_norm"),
     "wav2vec2-conformer": Family("waveform", "never"),
     "data2vec-audio": Family("waveform", "never"),
+    "sew": Family("waveform", "never"),
+    "sew-d": Family("waveform", "never"),
 }
 
 

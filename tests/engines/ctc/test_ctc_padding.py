@@ -25,7 +25,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "granite_speech5_ctc": write_turboctc,
     "parakeet_ctc": write_parakeet,
     **{
-        name: partial(write_wav2vec2, family=name)
+        name: partial(write_wav2vec2, family=name, **({"conv_dim": (16,) * 13} if name.startswith("sew") else {}))
         for name in FAMILIES
         if name not in ("granite_speech5_ctc", "parakeet_ctc")
     },
