@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout need not be installed
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # read when torch is imported: CPU-seconds must not count threads that spin
 
 import torch
 from granite_nar_batches import Forced, Work, draw_clips, packed
@@ -33,6 +34,7 @@ from granite_nar_cases import (
     measure,
     measure_budget,
     measure_kernels,
+    model_of_size,
     other_backends,
     prepare,
     random_weights,
@@ -43,40 +45,8 @@ from granite_nar_roofs import copy_bandwidth, describe, keep_freed_memory, model
 from granite_nar_tables import headline, tables
 
 from pipeline.engines.granite_nar.attention import Backend
-from pipeline.engines.granite_nar.config import EditorConfig, EncoderConfig, ModelConfig, ProjectorConfig
 
 BUDGETS_S = (240.0, 960.0, 1500.0)  # beside the default
-
-
-def model_of_size(size: str) -> ModelConfig:
-    """full: as published. medium: a quarter of its widths and layers, for a CPU. small: half of that."""
-    if size == "full":
-        return ModelConfig()
-    by = {"small": 1, "medium": 2}[size]
-    return ModelConfig(
-        encoder=EncoderConfig(
-            layers=2 * by,
-            hidden=128 * by,
-            heads=2 * by,
-            head_dim=64,
-            feedforward=512 * by,
-            conv_inner=256 * by,
-            self_conditioning_layer=by,
-            taps=(1, 2) if by == 1 else (1, 2, 3, 4),
-        ),
-        projector=ProjectorConfig(hidden=256 * by, intermediate=512 * by, heads=4 * by),
-        editor=EditorConfig(
-            vocabulary=4096,
-            hidden=256 * by,
-            intermediate=512 * by,
-            layers=4 * by,
-            heads=4 * by,
-            kv_heads=by,
-            head_dim=64,
-            attention_multiplier=1 / 64,
-        ),
-        blank_id=4000,
-    )
 
 
 class Report:

@@ -17,7 +17,7 @@ from granite_nar_batches import Clips, Forced, Work, in_order, packed
 from granite_nar_clock import Pass, busy, gpu_trace, hear_all, stage_seconds, wait_for_device
 
 from pipeline.engines.granite_nar.attention import BACKENDS, Backend, choose_backend, missing
-from pipeline.engines.granite_nar.config import ModelConfig
+from pipeline.engines.granite_nar.config import EditorConfig, EncoderConfig, ModelConfig, ProjectorConfig
 from pipeline.engines.granite_nar.device import DeviceLoop
 from pipeline.engines.granite_nar.model import DraftLabels, Model
 from pipeline.engines.granite_nar.random_checkpoint import random_tensors
@@ -67,6 +67,37 @@ class Bench:
     def speed(self, one: Pass) -> float:
         """Seconds of audio per second that counts."""
         return one.audio_s / (one.wall_s if self.on_cuda else one.cpu_s)
+
+
+def model_of_size(size: str) -> ModelConfig:
+    """full: as published. medium: a quarter of its widths and layers, for a CPU. small: half of that."""
+    if size == "full":
+        return ModelConfig()
+    by = {"small": 1, "medium": 2}[size]
+    return ModelConfig(
+        encoder=EncoderConfig(
+            layers=2 * by,
+            hidden=128 * by,
+            heads=2 * by,
+            head_dim=64,
+            feedforward=512 * by,
+            conv_inner=256 * by,
+            self_conditioning_layer=by,
+            taps=(1, 2) if by == 1 else (1, 2, 3, 4),
+        ),
+        projector=ProjectorConfig(hidden=256 * by, intermediate=512 * by, heads=4 * by),
+        editor=EditorConfig(
+            vocabulary=4096,
+            hidden=256 * by,
+            intermediate=512 * by,
+            layers=4 * by,
+            heads=4 * by,
+            kv_heads=by,
+            head_dim=64,
+            attention_multiplier=1 / 64,
+        ),
+        blank_id=4000,
+    )
 
 
 def random_weights(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Weights:

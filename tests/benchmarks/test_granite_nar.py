@@ -12,9 +12,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import numpy as np
 import pytest
 import torch
-from granite_nar import model_of_size
 from granite_nar_batches import Clips, Forced, Work, draw_clips, in_order, packed
-from granite_nar_cases import Bench, measure, random_weights, stages
+from granite_nar_cases import Bench, measure, model_of_size, random_weights, stages
 from granite_nar_clock import busy
 from granite_nar_flops import Rows, products, useful_flops
 from torch.nn.attention import SDPBackend, sdpa_kernel
