@@ -42,15 +42,13 @@ class GraniteFeatures:
         self._filters = mel_filters().float().to(on)
 
     def __call__(self, clips: Sequence[Samples]) -> tuple[dict[str, Tensor], Tensor]:
-        """Clips of at least 160 samples. The length is in stacked frames."""
+        """Clips of more than 200 samples. The length is in stacked frames."""
         import torch
 
-        framed = [_reflected(clip) for clip in clips]
         frames = torch.tensor([_even_frames(len(clip)) for clip in clips], device=self._device)
-        longest = max(map(len, framed))
-        audio = np.zeros((len(clips), longest + -(longest - _WINDOW) % _HOP), np.int16)
-        for row, clip in zip(audio, framed, strict=True):
-            row[: len(clip)] = clip
+        audio = np.zeros((len(clips), max(map(_covered, clips)) + _WINDOW), np.int16)
+        for row, clip in zip(audio, clips, strict=True):
+            _mirror_ends(clip, row)
         windows = torch.from_numpy(audio).to(self._device).float().div_(32768).unfold(1, _WINDOW, _HOP)
         windows = windows[:, : int(frames.max())]
         power = torch.fft.rfft(windows * self._window, n=_FFT).abs().square()
@@ -112,7 +110,14 @@ def _even_frames(n_samples: int) -> int:
     return 2 * -(-(n_samples // _HOP) // 2)
 
 
-def _reflected(clip: Samples) -> Samples:
-    """The clip with zeros up to its last frame's centre, and half a window of its mirror image at both ends."""
-    short = (_even_frames(len(clip)) - 1) * _HOP + 1 - len(clip)
-    return np.pad(np.pad(clip, (0, max(short, 0))), _WINDOW // 2, mode="reflect")
+def _covered(clip: Samples) -> int:
+    """Samples of the clip and of the zeros up to its last frame's centre."""
+    return max(len(clip), (_even_frames(len(clip)) - 1) * _HOP + 1)
+
+
+def _mirror_ends(clip: Samples, row: Samples) -> None:
+    """Write the clip into a row of zeros, with half a window of its mirror image before it and behind what it covers."""
+    half, size = _WINDOW // 2, _covered(clip)
+    row[half : half + len(clip)] = clip
+    row[:half] = row[2 * half : half : -1]
+    row[half + size : 2 * half + size] = row[half + size - 2 : size - 2 : -1]

@@ -28,7 +28,7 @@ class LabelReader:
     """A model's tokenizer, for several threads."""
 
     def __init__(self, folder: Path, *, vocabulary: int, blank: int, frame_s: float) -> None:
-        """Raises ConfigError: no tokenizer, or one with more tokens than the model's head has labels."""
+        """Raises ConfigError: no tokenizer, or one with tokens that the model has no label for."""
         from transformers import AutoTokenizer
 
         try:
@@ -38,20 +38,21 @@ class LabelReader:
             raise ConfigError(
                 f"The tokenizer in {folder} cannot be read ({reason}); download the model again."
             ) from None
-        if len(tokenizer) > vocabulary:
+        tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
+        delimiter = getattr(tokenizer, "word_delimiter_token", None)
+        special = {id_ for id_ in tokenizer.all_special_ids if tokens[id_] != delimiter}
+        # Tokenizers add special tokens of their own behind the labels of a model that was trained without them.
+        if any(id_ not in special for id_ in range(vocabulary, len(tokens))):
             raise ConfigError(
-                f"The tokenizer in {folder} has {len(tokenizer)} tokens, the model {vocabulary}; take both from one revision."
+                f"The tokenizer in {folder} has {len(tokens)} tokens, the model {vocabulary}; take both from one revision."
             )
         self._tokenizer = tokenizer
         self._blank, self._frame_s = blank, frame_s
-        tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
-        delimiter = getattr(tokenizer, "word_delimiter_token", None)
-        special = set(tokenizer.all_special_ids)
         self._begins, self._separates, self._speaks = np.zeros((3, vocabulary), bool)
-        for id_, token in enumerate(tokens):
+        for id_, token in enumerate(tokens[:vocabulary]):
             self._begins[id_] = token.startswith(_SPACES)
             self._separates[id_] = token == delimiter
-            self._speaks[id_] = id_ not in special or token == delimiter
+            self._speaks[id_] = id_ not in special
 
     def read(self, labels: Ints, confidences: Floats, audio_s: float, *, words: bool) -> Reading:
         """Labels [T] of a clip and the posterior of each → what they say; `words`: also word by word, with times."""

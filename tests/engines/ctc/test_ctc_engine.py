@@ -223,6 +223,24 @@ def test_a_tokenizer_of_another_model_is_refused(copy: Path, tmp_path: Path) -> 
         pass
 
 
+def test_special_tokens_behind_the_labels_are_no_other_model(tmp_path: Path) -> None:
+    """As in many fine-tuned Wav2Vec2: the tokenizer adds <s> and </s>, the model has no labels for them."""
+    from transformers import AutoTokenizer
+
+    write_wav2vec2(tmp_path)
+    vocabulary = json.loads((tmp_path / "vocab.json").read_text())
+    with loaded(tmp_path) as engine:
+        wanted = engine.transcribe(CHUNKS)
+    for bare, token in enumerate(("<s>", "</s>")):
+        vocabulary[f"?{bare}"] = vocabulary.pop(token)
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"added_tokens_decoder": {}}))
+    assert len(AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)) == len(vocabulary) + 2
+    with loaded(tmp_path) as engine:
+        assert engine.transcribe(CHUNKS) == wanted
+
+
 def test_numbers_that_are_not_finite_are_an_error_and_never_text(copy: Path) -> None:
     tensors = load_file(copy / "model.safetensors")
     tensors["encoder.input_linear.bias"][0] = torch.nan
