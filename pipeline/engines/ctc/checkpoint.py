@@ -178,7 +178,7 @@ def _read_card(path: Path) -> dict[str, Any]:
     try:
         marked, _, rest = path.read_text("utf-8").partition("---\n")
         found = yaml.safe_load(rest.partition("\n---")[0]) if not marked.strip() else None
-    except (OSError, ValueError, yaml.YAMLError):
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return found if isinstance(found, dict) else {}
 

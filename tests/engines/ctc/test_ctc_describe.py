@@ -14,7 +14,7 @@ from pipeline.config import EngineConfig
 from pipeline.engines.base import EngineSpec, describe_engine
 from pipeline.engines.ctc.checkpoint import read_checkpoint
 from pipeline.engines.model_files import find_model
-from pipeline.engines.requests import Wish, shortfall
+from pipeline.engines.requests import OFFERS, Wish, shortfall
 from pipeline.errors import ConfigError
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -52,6 +52,7 @@ def test_turboctc_says_what_it_is(tmp_path: Path) -> None:
     assert (spec.languages, spec.tasks) == (frozenset({"en"}), frozenset({"transcribe"}))
     assert (spec.padding, spec.max_chunk_s, spec.licence) == ("longest", 30.0, "apache-2.0")
     assert spec.features == {"confidence", "word_times"}
+    assert [offer.languages for offer in OFFERS if offer.engine == "ctc"] == [spec.languages]
     assert described(tmp_path, options={"max_chunk_s": 12.5}).max_chunk_s == 12.5
 
 
@@ -74,6 +75,7 @@ def test_frames_and_masks_follow_from_the_config(tmp_path: Path, name: str, fram
         ("---\nlanguage:\n- pt-BR\n- es\n- multilingual\n---\n# Model\n---\nlanguage: fr\n---\n", {"pt", "es"}),
         ("---\nlanguage: [unclosed\n---\n", None),
         ("---\n- a list\n---\n", None),
+        ("---\n" + "[" * 5_000 + "\n---\n", None),
         ("language: de\n", None),
         ("", None),
     ],
