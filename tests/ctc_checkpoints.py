@@ -29,7 +29,7 @@ def murmur(n_samples: int) -> Samples:
     return (tones + source.normal(0, 30, tones.shape)).ravel()[:n_samples].clip(-32_768, 32_767).astype(np.int16)
 
 
-def write_turboctc(folder: Path, *, vocabulary: int = 80) -> None:
+def write_turboctc(folder: Path, *, vocabulary: int = 86) -> None:
     """Granite Speech 5: byte-level BPE, blank and padding 0, frames of 80 ms."""
     from transformers import GraniteSpeech5CTCConfig, GraniteSpeech5EncoderConfig, GraniteSpeech5ForCTC
 

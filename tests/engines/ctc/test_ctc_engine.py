@@ -213,13 +213,16 @@ def test_broken_files_are_a_sentence(copy: Path) -> None:
         pass
 
 
-def test_a_tokenizer_of_another_model_is_refused(copy: Path, tmp_path: Path) -> None:
-    write_turboctc(tmp_path / "larger", vocabulary=85)
-    shutil.copy(tmp_path / "larger" / "tokenizer.json", copy / "tokenizer.json")
-    with pytest.raises(ConfigError, match=r"has 85 tokens, the model 80; take both from one revision"), loaded(copy):
+def test_a_tokenizer_of_another_model_is_refused(turboctc: Path, tmp_path: Path) -> None:
+    write_turboctc(tmp_path, vocabulary=80)
+    shutil.copy(turboctc / "tokenizer.json", tmp_path / "tokenizer.json")
+    with (
+        pytest.raises(ConfigError, match=r"has 86 tokens, the model 80; take both from one revision"),
+        loaded(tmp_path),
+    ):
         pass
-    (copy / "tokenizer.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"tokenizer in .* cannot be read"), loaded(copy):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"tokenizer in .* cannot be read"), loaded(tmp_path):
         pass
 
 

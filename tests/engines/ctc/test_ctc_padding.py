@@ -105,7 +105,7 @@ def model(request: pytest.FixtureRequest, folders: Callable[[str], Path]) -> Ite
         yield found
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(1_600, 24_000), min_size=2, max_size=5), seed=st.integers(0, 99))
 def test_batches_of_any_lengths(model: Recognizer, sizes: list[int], seed: int) -> None:
     source = np.random.default_rng(seed)
