@@ -4,7 +4,7 @@
 
 From a checkout, with torch, numpy, safetensors and tokenizers alone; nothing is downloaded. On a GPU the published size with
 random weights, in bfloat16; on a CPU a small model, in float32. Tables are printed last; the raw figures are written after every
-part, to $OUT or beside you. A part that fails prints why, and the rest still runs.
+part, to --out or beside you. A part that fails prints why, and the rest still runs.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def main() -> None:
     device = torch.device(args.device)
     on_cuda = device.type == "cuda"
     dtype = getattr(torch, args.dtype) if args.dtype else best_type(device)
-    out = args.out or Path(os.environ.get("OUT", ".")) / f"granite_nar_{device.type}.json"
+    out = args.out or Path(f"granite_nar_{device.type}.json")
     report = Report(out, args.total_seconds or (400 if on_cuda else 150), set(args.parts))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report.results["command"] = " ".join(["python", "benchmarks/granite_nar.py", *sys.argv[1:]])
