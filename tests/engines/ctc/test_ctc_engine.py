@@ -34,6 +34,15 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 CHUNKS = [ChunkAudio(murmur(n)) for n in (48_000, 20_000, 70_000, 9_600, 20_000)]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other over tiny products are slow, and on a busy machine slower still."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", params=WRITERS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("ctc")
