@@ -65,6 +65,7 @@ class Engine(Protocol):
 # Import strings: `import pipeline` must not import an engine's libraries.
 ENGINES: dict[str, str] = {
     "ctc": "pipeline.engines.ctc.engine:Ctc",
+    "granite": "pipeline.engines.granite.engine:Granite",
     "granite-nar": "pipeline.engines.granite_nar.engine:GraniteNar",
     "whisper": "pipeline.engines.whisper:Whisper",
     "fake": "pipeline.engines.fake:Fake",

@@ -53,6 +53,8 @@ _WHISPER_CODES = """
 _WHISPER = frozenset(_WHISPER_CODES.split())
 _HINTS, _HINTS_AND_DETECTION = frozenset({"keywords"}), frozenset({"keywords", "language_detection"})
 
+_GRANITE = frozenset({"de", "en", "es", "fr", "ja", "pt"})
+
 # One line per engine and kind of model, the least demanding model of an engine first.
 OFFERS = (
     Offer("whisper", "any model", frozenset({"en"}), features=_HINTS),
@@ -61,6 +63,8 @@ OFFERS = (
     # turbo was not trained to translate.
     Offer("whisper", "a multilingual model other than turbo", _WHISPER, frozenset({"translate"}), _HINTS_AND_DETECTION),
     Offer("ctc", "granite-speech-5.0-470m-turboctc", frozenset({"en"})),
+    Offer("granite", "granite-speech-4.1-2b", _GRANITE, features=_HINTS),
+    Offer("granite", "granite-speech-4.1-2b", _GRANITE - {"en"}, frozenset({"translate"}), _HINTS),
     Offer("granite-nar", "granite-speech-4.1-2b-nar", frozenset({"de", "en", "es", "fr", "pt"})),
 )
 

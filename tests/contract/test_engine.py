@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 from ctc_checkpoints import write_turboctc
+from granite_checkpoints import write_granite
 
 from pipeline.config import EngineConfig
 from pipeline.engines.base import ENGINES, Engine, create_engine, describe_engine
@@ -24,12 +25,16 @@ from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 CONFIGS = {
     "ctc": EngineConfig(name="ctc", model="made by the fixture: random weights", threads=1),
     "fake": EngineConfig(name="fake"),
+    "granite": EngineConfig(
+        name="granite", model="made by the fixture: random weights", threads=1, options={"version": "4.1"}
+    ),
     "granite-nar": EngineConfig(name="granite-nar", model="made by the fixture: random weights", threads=1),
     "whisper": EngineConfig(name="whisper", options={"beam_size": 2, "word_times": True}),
 }
 # Engines whose weights are made on the spot: they hear words in anything.
 RANDOM_MODELS: dict[str, Callable[[Path], None]] = {
     "ctc": write_turboctc,
+    "granite": write_granite,
     "granite-nar": partial(write_checkpoint, config=TINY, layout="B", seed=0),
 }
 CONFIDENCE_TOLERANCE = 1e-4

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigError
 
 ENGLISH = describe_engine(EngineConfig(name="fake", model="m", options={"languages": ["en"]}))
 CANNOT = "fake with the model m cannot"
+GRANITE = "granite with granite-speech-4.1-2b"
 NAR = "granite-nar with granite-speech-4.1-2b-nar"
 
 
@@ -23,21 +24,21 @@ NAR = "granite-nar with granite-speech-4.1-2b-nar"
     [
         (
             Wish("transcribe", "fr"),
-            f"{CANNOT} transcribe 'fr' (it knows en); whisper with a multilingual model or {NAR} can",
+            f"{CANNOT} transcribe 'fr' (it knows en); whisper with a multilingual model or {GRANITE} or {NAR} can",
         ),
         (
             Wish("transcribe", "yue"),
             f"{CANNOT} transcribe 'yue' (it knows en); whisper with large-v3 or turbo can",
         ),
-        (Wish("transcribe", "en", keywords=True), f"{CANNOT} take keywords; whisper with any model can"),
+        (Wish("transcribe", "en", keywords=True), f"{CANNOT} take keywords; whisper with any model or {GRANITE} can"),
         (Wish("transcribe", None, keywords=True), f"{CANNOT} take keywords; whisper with a multilingual model can"),
         (
             Wish("transcribe", "ja", keywords=True),
-            f"{CANNOT} transcribe 'ja' (it knows en) or take keywords; whisper with a multilingual model can",
+            f"{CANNOT} transcribe 'ja' (it knows en) or take keywords; whisper with a multilingual model or {GRANITE} can",
         ),
         (
             Wish("translate", "fr"),
-            f"{CANNOT} translate; whisper with a multilingual model other than turbo can",
+            f"{CANNOT} translate; whisper with a multilingual model other than turbo or {GRANITE} can",
         ),
         (
             Wish("transcribe", "french"),
@@ -61,8 +62,10 @@ def test_what_can_be_done_is_not_objected_to() -> None:
 
 
 def test_an_engine_is_proposed_only_if_it_does_all_that_is_asked() -> None:
-    assert (shortfall(Wish("transcribe", "fr", keywords=True), ENGLISH) or "").endswith("multilingual model can")
-    assert (shortfall(Wish("translate", "fr"), ENGLISH) or "").endswith("other than turbo can")
+    assert (shortfall(Wish("transcribe", "fr", keywords=True), ENGLISH) or "").endswith(
+        f"multilingual model or {GRANITE} can"
+    )
+    assert (shortfall(Wish("translate", "fr"), ENGLISH) or "").endswith(f"other than turbo or {GRANITE} can")
 
 
 def test_a_long_list_of_languages_is_left_out_of_the_sentence() -> None:
@@ -85,7 +88,8 @@ def test_an_english_whisper_keeps_what_is_offered_of_any_model() -> None:
     assert offered.tasks <= spec.tasks
     assert offered.features <= spec.features
     assert shortfall(Wish("transcribe", "fr", keywords=True), spec) == (
-        "whisper with the model tiny.en cannot transcribe 'fr' (it knows en); whisper with a multilingual model can"
+        "whisper with the model tiny.en cannot transcribe 'fr' (it knows en); "
+        f"whisper with a multilingual model or {GRANITE} can"
     )
 
 

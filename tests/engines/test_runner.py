@@ -127,7 +127,7 @@ def test_an_unknown_language_is_refused_without_a_call() -> None:
     outcomes, stats = run_batches(engine, chunks, BATCH, MemoryBudget())
     assert {index: failure.code for index, failure in failures(outcomes).items()} == {1: "language_unsupported"}
     assert "cannot transcribe 'fr' (it knows de, en)" in failures(outcomes)[1].message
-    assert "; whisper with a multilingual model or granite-nar with " in failures(outcomes)[1].message
+    assert "; whisper with a multilingual model or granite with " in failures(outcomes)[1].message
     assert [outcome.language for outcome in outcomes if isinstance(outcome, Hypothesis)] == ["en", None, "de"]
     assert (stats.audio_s, stats.batches) == (3, 1)
     run_batches(engine, chunks[1:2], BATCH, MemoryBudget())
@@ -139,7 +139,9 @@ def test_a_refusal_names_an_engine_that_does_all_that_is_asked() -> None:
     (refused,), _ = run_batches(fake(languages=["en"]), [chunk], BATCH, MemoryBudget(), task="translate")
     assert isinstance(refused, Failure)
     assert refused.code == "language_unsupported"
-    assert refused.message.endswith("; whisper with a multilingual model other than turbo can.")
+    assert refused.message.endswith(
+        "; whisper with a multilingual model other than turbo or granite with granite-speech-4.1-2b can."
+    )
 
 
 def test_keywords_that_an_engine_cannot_take_leave_a_warning() -> None:

@@ -135,11 +135,8 @@ def build_weights(get: Get, config: ModelConfig, *, dtype: torch.dtype, device: 
     def take(name: str) -> Tensor:
         return get(name).to(device=device, dtype=dtype)
 
-    def exact(name: str) -> Tensor:
-        return get(name).to(device=device, dtype=torch.float64)
-
     return Weights(
-        encoder=_encoder(take, exact, config.encoder, dtype),
+        encoder=build_encoder(get, config.encoder, dtype=dtype, device=device),
         projector=_projector(take, config.projector),
         editor=_editor(take, config.editor),
     )
@@ -153,13 +150,28 @@ def _norm(take: Get, name: str) -> Norm:
     return Norm(take(f"{name}.weight"), take(f"{name}.bias"))
 
 
-def _encoder(take: Get, exact: Get, config: EncoderConfig, dtype: torch.dtype) -> Encoder:
+def build_encoder(
+    get: Get,
+    config: EncoderConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    draft: str = "encoder.out_bpe",
+) -> Encoder:
+    """The encoder alone. `draft`: the draft's head; models without one of its own draft characters with "encoder.out"."""
+
+    def take(name: str) -> Tensor:
+        return get(name).to(device=device, dtype=dtype)
+
+    def exact(name: str) -> Tensor:
+        return get(name).to(device=device, dtype=torch.float64)
+
     return Encoder(
         input=_linear(take, "encoder.input_linear"),
         blocks=tuple(_encoder_block(take, exact, f"encoder.layers.{n}", config, dtype) for n in range(config.layers)),
         characters=_linear(take, "encoder.out"),
         conditioning=_linear(take, "encoder.out_mid"),
-        draft=_linear(take, "encoder.out_bpe"),
+        draft=_linear(take, draft),
     )
 
 

@@ -1,0 +1,1 @@
+"""The autoregressive Granite Speech models: transcription, translation, keywords, punctuation."""

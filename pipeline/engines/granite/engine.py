@@ -1,0 +1,273 @@
+"""The granite engine: chunks in, hypotheses out. Describes the model, words the prompts, and hands both to the recognizer.
+
+Imports transformers late: `describe` needs none of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.config import EngineConfig, Section
+from pipeline.engines.audible import is_audible
+from pipeline.engines.base import EngineSpec, primary_language
+from pipeline.engines.cores import usable_cores
+from pipeline.engines.granite.checkpoint import Checkpoint, read_checkpoint, revision_of
+from pipeline.engines.granite.prompts import (
+    LANGUAGE_NAMES,
+    TRANSCRIBED,
+    Version,
+    clean_keywords,
+    transcription,
+    translated_from,
+    translation,
+)
+from pipeline.engines.model_files import find_model
+from pipeline.engines.options import read_options
+from pipeline.errors import ConfigError, EngineDead, EngineError
+from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.engines.granite.recognizer import Answer, Question, Recognizer
+
+MAX_CHUNK_S = 30.0  # as IBM's own package cuts (granite.md §3.6)
+_PUBLISHED_RTFX = (
+    546.0  # of the published speculative code on one H200: for cost estimates; this engine is not measured there
+)
+_MIN_POSITIONS = 2048  # 30 s take 300, keywords at most _KEYWORD_POSITIONS, the answer its budget
+_KEYWORD_POSITIONS = 512
+_WARNINGS = {"loop": ("loop_cut",), "length": ("token_budget_hit",)}
+_WARM_UP_S = (1.0, 3.0)
+
+
+class GraniteOptions(Section):
+    """`engine.options` of the granite engine."""
+
+    version: Literal["auto", "4.0", "4.1"] = Field(
+        "auto", description="whose prompts: 4.0 (granite-4.0-1b-speech) or 4.1; auto: as the model's name or files tell"
+    )
+    target_language: str = Field("en", description="the language to write in, with engine.task translate")
+    punctuation: bool = Field(
+        False, description="punctuation and upper case (4.1 alone); without effect on rows with keywords"
+    )
+    keywords: list[str] = Field([], description="names and terms that rows without keywords of their own may hold")
+    tokens_per_s: float = Field(
+        8.0, gt=0, le=100, description="most tokens of text per second of audio, beside 16 for all"
+    )
+    max_new_tokens: int = Field(400, ge=1, le=1000, description="most tokens of text of any chunk")
+    max_positions: int = Field(
+        65_536, ge=1024, description="positions that decode together (80 KiB each in bfloat16, with published models)"
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="auto: bfloat16 where the accelerator has it, float16 on older ones, float32 on a CPU"
+    )
+
+
+class Granite:
+    """An autoregressive Granite Speech model. `transcribe` may be called from several threads."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.spec = self.describe(config)
+        self._config = config
+        self._options = read_options(GraniteOptions, config)
+        self._language = primary_language(config.language) if config.language else None
+        if self._language is None and self.spec.languages is not None and len(self.spec.languages) == 1:
+            (self._language,) = self.spec.languages
+        self._version: Version = "4.1"
+        self._recognizer: Recognizer | None = None
+
+    @staticmethod
+    def describe(config: EngineConfig) -> EngineSpec:
+        """Declare from the model's JSON files. Raises ConfigError."""
+        options = read_options(GraniteOptions, config)
+        if config.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(
+                f"The granite engine has no device {config.device!r}; engine.device can be auto, cpu or cuda."
+            )
+        files = find_model(config.model, config.storage_options)
+        checkpoint = read_checkpoint(files)
+        _check_options(options, _version(options, checkpoint), checkpoint)
+        return EngineSpec(
+            name="granite",
+            model=config.model,
+            revision=config.revision or revision_of(files, checkpoint.weights),
+            languages=_languages(config, options),
+            tasks=frozenset({"transcribe", "translate"}),
+            features=frozenset({"keywords", "confidence"}),
+            max_chunk_s=MAX_CHUNK_S,
+            padding="none",
+            rtfx_per_worker=_PUBLISHED_RTFX,
+            licence="Apache-2.0",
+        )
+
+    def load(self) -> None:
+        """Fetch, verify and load the weights, and warm up. Raises ConfigError, EngineDead."""
+        _check_libraries()
+        from pipeline.engines.granite.recognizer import Recognizer
+        from pipeline.engines.granite_nar.device import device_errors
+
+        files = find_model(self._config.model, self._config.storage_options)
+        checkpoint = read_checkpoint(files)
+        self._version = _version(self._options, checkpoint)
+        folder = files.fetch(checkpoint.files)
+        device = _device(self._config.device)
+        try:
+            with device_errors():
+                self._recognizer = Recognizer(
+                    folder,
+                    checkpoint,
+                    device=device,
+                    dtype=_dtype(self._options.dtype, device),
+                    threads=self._config.threads or usable_cores(),
+                    most_positions=self._options.max_positions,
+                )
+            self._warm_up()
+        except Exception as error:
+            self.close()
+            if not isinstance(error, EngineError) or isinstance(error, EngineDead):
+                raise
+            raise ConfigError(f"The model {self.spec.model} does not run on {device}: {error.message}") from None
+
+    def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
+        """One hypothesis per chunk. Raises ValueError for a chunk over 30 s, EngineOutOfMemory, EngineDead, EngineError."""
+        longest_s = max((chunk.audio_s for chunk in chunks), default=0.0)
+        if longest_s > MAX_CHUNK_S:
+            raise ValueError(f"a chunk of {longest_s:.2f} s is longer than {MAX_CHUNK_S} s")
+        found = [Hypothesis("", chunk.language or self._language, stop_reason="silence") for chunk in chunks]
+        rows = [row for row, chunk in enumerate(chunks) if is_audible(chunk.samples)]
+        for row, (answer, warnings) in zip(rows, self._hear([chunks[row] for row in rows]), strict=True):
+            found[row] = Hypothesis(
+                answer.text,
+                found[row].language,
+                answer.confidence,
+                n_tokens=answer.n_tokens,
+                stop_reason=answer.stop_reason,
+                warnings=(*warnings, *_WARNINGS.get(answer.stop_reason, ())),
+            )
+        return found
+
+    def close(self) -> None:
+        """Give the weights' memory back."""
+        if self._recognizer is not None:
+            self._recognizer.close()
+        self._recognizer = None
+
+    def _hear(self, chunks: Sequence[ChunkAudio]) -> list[tuple[Answer, tuple[str, ...]]]:
+        if not chunks:
+            return []
+        if self._recognizer is None:
+            raise EngineDead("The engine is not loaded.")
+        asked = [self._ask(chunk, self._recognizer) for chunk in chunks]
+        answers = self._recognizer.answer([question for question, _ in asked])
+        return [(answer, warnings) for answer, (_, warnings) in zip(answers, asked, strict=True)]
+
+    def _ask(self, chunk: ChunkAudio, recognizer: Recognizer) -> tuple[Question, tuple[str, ...]]:
+        from pipeline.engines.granite.recognizer import Question
+
+        wanted = clean_keywords(chunk.keywords or self._options.keywords)
+        kept = wanted
+        while (
+            len(kept) > 0 and recognizer.count_tokens(self._instruction(kept)) > _KEYWORD_POSITIONS
+        ):  # the rest would crowd out the audio
+            kept = kept[: len(kept) // 2]
+        budget = min(16 + math.ceil(self._options.tokens_per_s * chunk.audio_s), self._options.max_new_tokens)
+        warnings = ("keywords_cut",) if len(kept) < len(wanted) else ()
+        return Question(chunk.samples, self._instruction(kept), budget), warnings
+
+    def _instruction(self, keywords: Sequence[str]) -> str:
+        punctuated = self._options.punctuation
+        if self._config.task == "translate":
+            return translation(_target(self._options), keywords, punctuated=punctuated)
+        return transcription(self._version, keywords, punctuated=punctuated)
+
+    def _warm_up(self) -> None:
+        noise = np.random.default_rng(0)
+        sizes = [int(length_s * SAMPLE_RATE_HZ) for length_s in _WARM_UP_S]
+        self._hear([ChunkAudio(noise.integers(-3000, 3000, size, np.int16)) for size in sizes])
+
+
+def _languages(config: EngineConfig, options: GraniteOptions) -> frozenset[str]:
+    """Languages of the audio: of the whole task, or of the pair. Raises ConfigError where there is no such pair."""
+    target = _target(options)
+    if config.task != "translate":
+        if target != "en":
+            raise ConfigError(
+                f"engine.options.target_language={options.target_language} does nothing while engine.task is transcribe; "
+                "set engine.task=translate, or leave it out."
+            )
+        return TRANSCRIBED
+    found = translated_from(target)
+    if not found:
+        raise ConfigError(
+            f"The granite engine cannot translate into {options.target_language!r}; "
+            f"engine.options.target_language can be one of: {', '.join(sorted(LANGUAGE_NAMES))}."
+        )
+    source = primary_language(config.language) if config.language else None
+    if source in TRANSCRIBED and source not in found:
+        raise ConfigError(
+            f"The granite engine cannot translate {source!r} into {target!r}: one of the two has to be English, and not both; "
+            "correct engine.language or engine.options.target_language."
+        )
+    return found
+
+
+def _target(options: GraniteOptions) -> str:
+    return primary_language(options.target_language)
+
+
+def _version(options: GraniteOptions, checkpoint: Checkpoint) -> Version:
+    if options.version != "auto":
+        return options.version
+    if checkpoint.version is None:
+        raise ConfigError(
+            f"Nothing tells whether {checkpoint.model} is granite-4.0-1b-speech or granite-speech-4.1, which are asked "
+            "differently; set engine.options.version to '4.0' or '4.1'."
+        )
+    return checkpoint.version
+
+
+def _check_options(options: GraniteOptions, version: Version, checkpoint: Checkpoint) -> None:
+    if options.punctuation and version == "4.0":
+        raise ConfigError(
+            "granite-4.0-1b-speech writes no punctuation; leave engine.options.punctuation out, or take granite-speech-4.1-2b."
+        )
+    if checkpoint.positions < _MIN_POSITIONS:
+        raise ConfigError(
+            f"The model {checkpoint.model} has {checkpoint.positions} positions, and {MAX_CHUNK_S:.0f} s with keywords may need "
+            f"{_MIN_POSITIONS}; take another model."
+        )
+
+
+def _check_libraries() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "safetensors", "tokenizers", "transformers") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f'The granite engine needs {", ".join(missing)}; run `pip install "quarry-asr[granite]"` (docs/install.md).'
+        )
+
+
+def _device(wanted: str) -> torch.device:
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("engine.device=cuda, but torch sees no CUDA device here; set auto, or check the driver.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    import torch
+
+    if wanted != "auto":
+        found: torch.dtype = getattr(torch, wanted)
+        return found
+    if device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

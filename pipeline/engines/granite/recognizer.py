@@ -1,0 +1,178 @@
+"""The owner of the device: a loaded model, its tokenizer, and the one thread that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pipeline.engines.granite.checkpoint import TOKENIZER_FILE, Checkpoint
+from pipeline.engines.granite.decoding import Decoded, decode_greedily, group_rows
+from pipeline.engines.granite.listening import Ear
+from pipeline.engines.granite.prompts import AFTER_INSTRUCTION, BEFORE_AUDIO
+from pipeline.errors import ConfigError
+from pipeline.records import Samples
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+
+
+class Question(NamedTuple):
+    """A clip, what is asked about it, and how many tokens the answer may have."""
+
+    clip: Samples
+    instruction: str
+    budget: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model wrote: its text without special tokens, and their mean probability (None without any)."""
+
+    text: str
+    confidence: float | None
+    n_tokens: int
+    stop_reason: str
+
+
+class Recognizer:
+    """A model on its device. `answer` may be called from several threads; the batches run one after the other."""
+
+    def __init__(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        threads: int,
+        most_positions: int,
+    ) -> None:
+        """`most_positions`: of prompts and answers that decode together, padding included. Raises ConfigError."""
+        import torch
+
+        self._device, self._most_positions, self._limit = device, most_positions, checkpoint.positions
+        self._model = _load_model(folder, checkpoint.model, dtype).to(device).eval()
+        self._tokenizer = read_tokenizer(folder, checkpoint.model, self._model.config)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(number for number, token in added.items() if token.special)
+        self._ends = _end_tokens(self._model)
+        self._ear = Ear(self._model)
+        self._before = self._encode(BEFORE_AUDIO)
+        self._owner = ThreadPoolExecutor(1, "granite", torch.set_num_threads, (threads,))
+
+    def count_tokens(self, instruction: str) -> int:
+        """Positions that an instruction takes in a prompt."""
+        return len(self._encode(instruction + AFTER_INSTRUCTION))
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """One answer per question; the clips are at least 0.1 s long. Raises EngineError and its kinds."""
+        return self._owner.submit(self._run, questions).result()
+
+    def close(self) -> None:
+        """Finish what is running and give the memory back."""
+        self._owner.shutdown()
+        del self._model, self._ear
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def _run(self, questions: Sequence[Question]) -> list[Answer]:
+        import torch
+
+        from pipeline.engines.granite_nar.device import device_errors
+
+        found: dict[int, Decoded] = {}
+        with torch.inference_mode(), device_errors():
+            heard = self._ear.listen([question.clip for question in questions])
+            prompts = [
+                self._prompt(audio, question.instruction) for audio, question in zip(heard, questions, strict=True)
+            ]
+            budgets = [
+                min(question.budget, self._limit - len(prompt))
+                for prompt, question in zip(prompts, questions, strict=True)
+            ]
+            needs = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
+            for rows in group_rows(needs, self._most_positions):
+                decoded = decode_greedily(
+                    self._model, [prompts[row] for row in rows], [budgets[row] for row in rows], self._ends
+                )
+                found.update(zip(rows, decoded, strict=True))
+        return [self._read(found[row]) for row in range(len(questions))]
+
+    def _prompt(self, audio: torch.Tensor, instruction: str) -> torch.Tensor:
+        """The embeddings of a whole prompt: [positions, hidden]."""
+        import torch
+
+        embed = self._model.get_input_embeddings()
+        before, after = (
+            embed(torch.tensor(ids, device=self._device))
+            for ids in (self._before, self._encode(instruction + AFTER_INSTRUCTION))
+        )
+        return torch.cat([before, audio.to(before.dtype), after])
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def _read(self, decoded: Decoded) -> Answer:
+        kept = [p for token, p in zip(decoded.ids, decoded.probabilities, strict=True) if token not in self._special]
+        text = self._tokenizer.decode(decoded.ids, skip_special_tokens=True).strip()
+        confidence = sum(kept) / len(kept) if kept and text else None
+        return Answer(text, confidence, len(kept), decoded.stop_reason)
+
+
+def read_tokenizer(folder: Path, model: str, config: Any) -> Tokenizer:
+    """The tokenizer, for which the words of a row are never special tokens. Raises ConfigError."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    except Exception as error:  # noqa: BLE001 - the library raises plain Exceptions
+        raise ConfigError(f"The tokenizer.json of {model} cannot be read ({error}); download it again.") from None
+    if tokenizer.get_vocab_size(with_added_tokens=True) > config.get_text_config().vocab_size:
+        raise ConfigError(
+            f"The tokenizer.json of {model} has more tokens than the model; take both files from one revision."
+        )
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _end_tokens(model: Any) -> frozenset[int]:
+    for source in (model.generation_config, model.config.get_text_config()):
+        found = source.eos_token_id
+        if found is not None:
+            return frozenset([found] if isinstance(found, int) else found)
+    raise ConfigError(
+        "The model's config.json and generation_config.json name no end token (eos_token_id); download it again."
+    )
+
+
+def _load_model(folder: Path, model: str, dtype: torch.dtype) -> Any:
+    from transformers import GraniteSpeechForConditionalGeneration
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        found, report = GraniteSpeechForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # noqa: BLE001 - broken files raise what they like
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"The model {model} does not load ({reason}); download it again.") from None
+    wrong = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
+    if wrong:
+        raise ConfigError(f"The weights of {model} lack {wrong[0]}; take all files from one revision.")
+    return found
