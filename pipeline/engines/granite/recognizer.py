@@ -159,8 +159,9 @@ def _load_model(folder: Path, model: str, dtype: torch.dtype) -> Any:
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    load: Any = GraniteSpeechForConditionalGeneration.from_pretrained  # its types know nothing of the report
     try:
-        found, report = GraniteSpeechForConditionalGeneration.from_pretrained(
+        found, report = load(
             folder,
             dtype=dtype,
             attn_implementation="sdpa",
