@@ -38,7 +38,7 @@ def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
         "numpy": np.__version__,
         "dtype": str(dtype).removeprefix("torch."),
         "commit": _answer("git", "-C", str(REPO), "rev-parse", "--short", "HEAD"),
-        "uncommitted": bool(_answer("git", "-C", str(REPO), "status", "--porcelain", "--untracked-files=no", empty="")),
+        "uncommitted_changes": _answer("git", "-C", str(REPO), "diff", "HEAD", "--shortstat", empty="none"),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
