@@ -127,16 +127,16 @@ class LateModel(Model):
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__(random_weights(seed=1), TINY, DraftLabels(TINY.blank_id, 0), backend="sdpa")
-        self.queued: list[str] = []
+        self.queued: list[tuple[str, int]] = []
         self._error = error
 
     def begin(self, batch: Batch, uploaded: Uploaded) -> Begun:
-        self.queued.append("begin")
+        self.queued.append(("begin", id(batch)))
         begun = super().begin(batch, uploaded)
         return begun._replace(labels=begun.labels._replace(event=LateEvent(self._error)))
 
     def edit(self, begun: Begun, clips: Ints, drafts: list[Ints]) -> Edited:  # type: ignore[override]
-        self.queued.append("edit")
+        self.queued.append(("edit", id(begun.batch)))
         return super().edit(begun, clips, drafts)
 
 
@@ -151,12 +151,25 @@ def test_the_next_batch_begins_while_a_draft_travels(model: Model) -> None:
     asked = batches(late, 16, seed=5)
     with closing(as_on_an_accelerator(late)) as loop, ThreadPoolExecutor(4) as threads:
         found = list(threads.map(lambda batch: through(late, loop, batch), asked, timeout=PATIENCE_S))
-    on_the_device = np.cumsum([1 if step == "begin" else -1 for step in late.queued])
-    assert late.queued.count("edit") == len(asked)
+    on_the_device = np.cumsum([1 if step == "begin" else -1 for step, _ in late.queued])
+    begun, edited = ([batch for name, batch in late.queued if name == step] for step in ("begin", "edit"))
+    assert begun == edited, "first come, first served"
+    assert len(begun) == len(asked)
     assert on_the_device.max() == 2
     assert on_the_device[-1] == on_the_device.min() == 0
     for here, batch in zip(found, asked, strict=True):
         assert_same(here, alone(model, batch))
+
+
+def test_close_finishes_what_is_on_the_device() -> None:
+    late = LateModel()
+    loop = as_on_an_accelerator(late)
+    asked = ask(loop, batch_of(late, 2), callers=3)
+    wait_for(lambda: len(late.queued) >= 2)
+    loop.close()
+    assert [one.result(PATIENCE_S).drafts.counts.tolist() for one in asked] == [
+        asked[0].result().drafts.counts.tolist()
+    ] * 3
 
 
 def refuse(_: Batch) -> None:
