@@ -18,12 +18,11 @@ from pipeline.engines.cores import usable_cores
 from pipeline.engines.ctc.checkpoint import WEIGHTS_FILE, read_checkpoint
 from pipeline.engines.model_files import find_model
 from pipeline.engines.options import read_options
+from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
 from pipeline.errors import ConfigError, EngineDead, EngineError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.engines.ctc.reading import LabelReader, Reading
     from pipeline.engines.ctc.recognizer import Recognizer
 
@@ -99,7 +98,7 @@ class Ctc:
 
     def load(self) -> None:
         """Fetch, verify and load the weights, and warm up. Raises ConfigError, EngineDead."""
-        _check_libraries()
+        check_libraries("ctc", ("torch", "safetensors", "tokenizers", "transformers"), "granite")
         from pipeline.engines.ctc.reading import LabelReader
         from pipeline.engines.ctc.recognizer import Recognizer
         from pipeline.engines.granite_nar.device import device_errors
@@ -107,14 +106,14 @@ class Ctc:
         files = find_model(self._config.model, self._config.storage_options)
         checkpoint = read_checkpoint(files)
         folder = files.fetch(checkpoint.files)
-        device = _device(self._config.device)
+        device = choose_device(self._config.device)
         try:
             with device_errors():
                 self._recognizer = Recognizer(
                     folder,
                     checkpoint,
                     device=device,
-                    dtype=_dtype(self._options.dtype, device),
+                    dtype=choose_dtype(self._options.dtype, device),
                     attention=None if self._options.attention == "auto" else self._options.attention,
                     threads=self._config.threads or usable_cores(),
                 )
@@ -169,32 +168,3 @@ class Ctc:
         noise = np.random.default_rng(0)
         sizes = [int(min(length_s, self.spec.max_chunk_s) * SAMPLE_RATE_HZ) for length_s in _WARM_UP_S]
         self._hear([ChunkAudio(noise.integers(-3000, 3000, size, np.int16)) for size in sizes])
-
-
-def _check_libraries() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("torch", "safetensors", "tokenizers", "transformers") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f'The ctc engine needs {", ".join(missing)}; run `pip install "quarry-asr[granite]"` (docs/install.md).'
-        )
-
-
-def _device(wanted: str) -> torch.device:
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("engine.device=cuda, but torch sees no CUDA device here; set auto, or check the driver.")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    import torch
-
-    if wanted != "auto":
-        found: torch.dtype = getattr(torch, wanted)
-        return found
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

@@ -28,12 +28,11 @@ from pipeline.engines.granite.prompts import (
 )
 from pipeline.engines.model_files import find_model
 from pipeline.engines.options import read_options
+from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
 from pipeline.errors import ConfigError, EngineDead, EngineError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.engines.granite.recognizer import Answer, Question, Recognizer
 
 MAX_CHUNK_S = 30.0  # as IBM's own package cuts (granite.md §3.6)
@@ -108,7 +107,7 @@ class Granite:
 
     def load(self) -> None:
         """Fetch, verify and load the weights, and warm up. Raises ConfigError, EngineDead."""
-        _check_libraries()
+        check_libraries("granite", ("torch", "safetensors", "tokenizers", "transformers"), "granite")
         from pipeline.engines.granite.recognizer import Recognizer
         from pipeline.engines.granite_nar.device import device_errors
 
@@ -116,14 +115,14 @@ class Granite:
         checkpoint = read_checkpoint(files)
         self._version = _version(self._options, checkpoint)
         folder = files.fetch(checkpoint.files)
-        device = _device(self._config.device)
+        device = choose_device(self._config.device)
         try:
             with device_errors():
                 self._recognizer = Recognizer(
                     folder,
                     checkpoint,
                     device=device,
-                    dtype=_dtype(self._options.dtype, device),
+                    dtype=choose_dtype(self._options.dtype, device),
                     threads=self._config.threads or usable_cores(),
                     most_positions=self._options.max_positions,
                 )
@@ -242,32 +241,3 @@ def _check_options(options: GraniteOptions, version: Version, checkpoint: Checkp
             f"The model {checkpoint.model} has {checkpoint.positions} positions, and {MAX_CHUNK_S:.0f} s with keywords may need "
             f"{_MIN_POSITIONS}; take another model."
         )
-
-
-def _check_libraries() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("torch", "safetensors", "tokenizers", "transformers") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f'The granite engine needs {", ".join(missing)}; run `pip install "quarry-asr[granite]"` (docs/install.md).'
-        )
-
-
-def _device(wanted: str) -> torch.device:
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("engine.device=cuda, but torch sees no CUDA device here; set auto, or check the driver.")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    import torch
-
-    if wanted != "auto":
-        found: torch.dtype = getattr(torch, wanted)
-        return found
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16

@@ -22,12 +22,11 @@ from pipeline.engines.granite_nar.checkpoint import match, parse_header
 from pipeline.engines.granite_nar.config import ModelConfig, read_config
 from pipeline.engines.model_files import ModelFiles, find_model
 from pipeline.engines.options import read_options
+from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
 from pipeline.errors import ConfigError, EngineDead, EngineError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
-    import torch
-
     from pipeline.engines.granite_nar.device import DeviceLoop, Heard
     from pipeline.engines.granite_nar.model import Model
     from pipeline.engines.granite_nar.reading import TokenReader
@@ -99,14 +98,14 @@ class GraniteNar:
 
     def load(self) -> None:
         """Fetch, verify and load the weights, and warm up. Raises ConfigError, EngineDead."""
-        _check_libraries()
+        check_libraries("granite-nar", ("torch", "safetensors", "tokenizers"), "nar")
         from pipeline.engines.granite_nar.attention import choose_backend
         from pipeline.engines.granite_nar.loading import load_weights, read_json
         from pipeline.engines.granite_nar.model import Model
         from pipeline.engines.granite_nar.reading import TokenReader
 
-        device = _device(self._config.device)
-        dtype = _dtype(self._options.dtype, device)
+        device = choose_device(self._config.device)
+        dtype = choose_dtype(self._options.dtype, device)
         backend = choose_backend(self._options.attention, device, dtype)
         folder = find_model(self._config.model, self._config.storage_options).fetch([_CONFIG, _WEIGHTS, _TOKENIZER])
         vocabulary = read_config(read_json(folder / _CONFIG)).editor.vocabulary
@@ -236,32 +235,3 @@ def longest_edit(config: ModelConfig) -> int:
     frames = int(MAX_CHUNK_S * 50)
     slots = max(2 * -(-frames // config.encoder.pooling_window) + 1, config.min_slots)
     return frames // config.projector.downsample + slots
-
-
-def _check_libraries() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("torch", "safetensors", "tokenizers") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f'The granite-nar engine needs {", ".join(missing)}; run `pip install "quarry-asr[nar]"` (docs/install.md).'
-        )
-
-
-def _device(wanted: str) -> torch.device:
-    import torch
-
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("engine.device=cuda, but torch sees no CUDA device here; set auto, or check the driver.")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    import torch
-
-    if wanted != "auto":
-        found: torch.dtype = getattr(torch, wanted)
-        return found
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
