@@ -100,7 +100,7 @@ def main() -> None:
     dtype = getattr(torch, args.dtype) if args.dtype else best_type(device)
     out = args.out or Path(f"granite_nar_{device.type}.json")
     report = Report(out, args.total_seconds or (400 if on_cuda else 150), set(args.parts))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped by SIGTERM; what was measured so far is above."))
     report.results["command"] = " ".join(["python", "benchmarks/granite_nar.py", *sys.argv[1:]])
     try:
         run(report, args, device, dtype)
