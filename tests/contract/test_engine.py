@@ -1,42 +1,24 @@
-"""The laws of `pipeline.engines.base`, for every engine that can run here. A new engine adds one line to CONFIGS."""
+"""The laws of `pipeline.engines.base`, for every engine that can run here (tests/engines_under_contract.py)."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from ctc_checkpoints import write_turboctc
-from granite_checkpoints import write_granite
+from engines_under_contract import CONFIGS, RANDOM_MODELS
 
 from pipeline.config import EngineConfig
 from pipeline.engines.base import ENGINES, Engine, create_engine, describe_engine
-from pipeline.engines.granite_nar.random_checkpoint import TINY, write_checkpoint
 from pipeline.errors import ConfigError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
-CONFIGS = {
-    "ctc": EngineConfig(name="ctc", model="made by the fixture: random weights", threads=1),
-    "fake": EngineConfig(name="fake"),
-    "granite": EngineConfig(
-        name="granite", model="made by the fixture: random weights", threads=1, options={"version": "4.1"}
-    ),
-    "granite-nar": EngineConfig(name="granite-nar", model="made by the fixture: random weights", threads=1),
-    "whisper": EngineConfig(name="whisper", options={"beam_size": 2, "word_times": True}),
-}
-# Engines whose weights are made on the spot: they hear words in anything.
-RANDOM_MODELS: dict[str, Callable[[Path], None]] = {
-    "ctc": write_turboctc,
-    "granite": write_granite,
-    "granite-nar": partial(write_checkpoint, config=TINY, layout="B", seed=0),
-}
 CONFIDENCE_TOLERANCE = 1e-4
 HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "ray", "tokenizers", "safetensors")
 
