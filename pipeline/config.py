@@ -99,6 +99,9 @@ class ChunkConfig(Section):
     min_speech_s: float = text_field(0.1, "shorter bursts are not speech", ge=0)
     min_silence_s: float = text_field(0.3, "shorter pauses do not end a stretch of speech", ge=0)
     pad_s: float = text_field(0.2, "kept before and after speech", ge=0)
+    longest_pause_s: float | None = text_field(
+        5.0, "a longer pause ends a chunk; null: chunks run over pauses, as speaker numbers need it", ge=0
+    )
 
 
 class BatchConfig(Section):

@@ -14,17 +14,18 @@ from pipeline.records import SAMPLE_RATE_HZ, Samples
 
 Range = tuple[int, int]
 
-LONGEST_PAUSE = 5 * SAMPLE_RATE_HZ  # a longer one is never sent to the engine in the middle of a chunk
 SLIVER = SAMPLE_RATE_HZ  # shorter chunks give an engine too little to go by
 QUIET_FRAMES = 10  # 0.1 s: longer than the closure of a plosive, so that words stay whole
 
 
-def cut_chunks(samples: Samples, speech: Sequence[Range], max_samples: int) -> tuple[Range, ...]:
+def cut_chunks(
+    samples: Samples, speech: Sequence[Range], max_samples: int, longest_pause: int | None
+) -> tuple[Range, ...]:
     """Chunk bounds: sorted, disjoint, each at most `max_samples`, together covering every range of `speech`.
 
     Audio that fits one chunk stays whole. Otherwise neighbouring speech shares a chunk while it fits, and the cut falls
     on the longest pause in the last third of what fits; unbroken speech is cut where it is quietest in that third. A
-    pause over LONGEST_PAUSE always ends a chunk.
+    pause of more than `longest_pause` samples ends a chunk; with None, chunks run over pauses of any length.
     `speech` is sorted and disjoint within [0, len(samples)). Raises ValueError when `max_samples` is not positive.
     """
     if max_samples < 1:
@@ -34,7 +35,7 @@ def cut_chunks(samples: Samples, speech: Sequence[Range], max_samples: int) -> t
     if len(samples) <= max_samples:
         return ((0, len(samples)),)
     pieces = [piece for start, end in speech for piece in _split(samples, start, end, max_samples)]
-    return tuple(_merge(pieces, max_samples))
+    return tuple(_merge(pieces, max_samples, longest_pause))
 
 
 def _split(samples: Samples, start: int, end: int, max_samples: int) -> Iterator[Range]:
@@ -56,11 +57,12 @@ def _quiet_cut(samples: Samples, first: int, last: int) -> int:
     return (low + quietest_frame(energy, QUIET_FRAMES, near=len(energy))) * FRAME
 
 
-def _merge(pieces: Sequence[Range], max_samples: int) -> Iterator[Range]:
+def _merge(pieces: Sequence[Range], max_samples: int, longest_pause: int | None) -> Iterator[Range]:
     """Neighbouring pieces as one range for as long as they fit."""
     starts, ends = np.array(pieces).T
     pauses = starts[1:] - ends[:-1]
-    breaks = np.append(np.flatnonzero(pauses > LONGEST_PAUSE) + 1, len(pieces))
+    is_long = pauses > (max_samples if longest_pause is None else longest_pause)
+    breaks = np.append(np.flatnonzero(is_long) + 1, len(pieces))
     first = 0
     while first < len(pieces):
         fits = int(np.searchsorted(ends, starts[first] + max_samples, side="right"))

@@ -35,7 +35,9 @@ def decode_window(
     """
     audio, expected_end_s = _read(reader, window, plan)
     max_samples = int(min(chunking.max_s or max_chunk_s, max_chunk_s) * SAMPLE_RATE_HZ)
-    bounds = cut_chunks(audio.samples, speech_spans(audio.samples, chunking), max_samples)
+    pause_s = chunking.longest_pause_s
+    longest_pause = None if pause_s is None else round(pause_s * SAMPLE_RATE_HZ)
+    bounds = cut_chunks(audio.samples, speech_spans(audio.samples, chunking), max_samples, longest_pause)
     end_s = audio.start_s + len(audio.samples) / SAMPLE_RATE_HZ
     spans = _silence_between(bounds, audio.start_s, len(audio.samples))
     decoded = DecodedWindow(audio.start_s, end_s, spans, audio.report)

@@ -196,7 +196,7 @@ def test_a_long_reading_keeps_its_words(shared_data, mode):
     spans = speech_spans(samples, ChunkConfig(vad=mode))
     assert held(spans, len(samples))[words].mean() > 0.99
     assert held(spans, len(samples)).mean() < 0.95
-    chunks = cut_chunks(samples, spans, 30 * SAMPLE_RATE_HZ)
+    chunks = cut_chunks(samples, spans, 30 * SAMPLE_RATE_HZ, 5 * SAMPLE_RATE_HZ)
     assert held(chunks, len(samples))[words].mean() > 0.995
 
 
