@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from pipeline.errors import ConfigError
 
-_TEXT = "text"
+_TEXT, _ANSWERS = "text", "answers"
 _PUBLIC_OPTIONS = ("endpoint_url", "anon", "profile", "region_name")
 _USER_INFO = re.compile(r"://[^/@]*@")
 
@@ -32,6 +32,11 @@ def text_field(default: Any, description: str, **limits: Any) -> Any:
 def speed_field(default: Any, description: str, **limits: Any) -> Any:
     """A field that changes only speed, place or limits: not part of the fingerprint."""
     return _field(default, description, {_TEXT: False}, limits)
+
+
+def answer_field(default: Any, description: str, **limits: Any) -> Any:
+    """A field that changes no transcript, but the answers of a second pass: part of that pass's own fingerprint."""
+    return _field(default, description, {_TEXT: False, _ANSWERS: True}, limits)
 
 
 def _field(default: Any, description: str, extra: dict[str, Any], limits: dict[str, Any]) -> Any:
@@ -156,6 +161,45 @@ class RuntimeConfig(Section):
     usd_per_engine_hour: float = speed_field(0.0, "price of an engine actor's machine, for the cost lines", ge=0)
 
 
+class SecondPassConfig(Section):
+    """What `quarry second-pass` asks a language model about finished transcripts (docs/second_pass.md)."""
+
+    name: str | None = speed_field(
+        None, "front part of the pass's folder; null: the task", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
+    )
+    task: Literal["summary", "question", "correction"] = answer_field("summary", "what is asked of every transcript")
+    question: str | None = answer_field(None, "of the task question", min_length=1, max_length=4000)
+    template: str | None = answer_field(None, "own words for the task, with {text}, {language}, {question}; null: ours")
+    combine_template: str | None = answer_field(None, "own words for joining the answers to a long transcript's parts")
+    system: str | None = answer_field(None, "what the model is told it is; null: ours; empty: nothing")
+    model: str | None = answer_field(None, "a causal language model of transformers: a folder, or a uri of one")
+    revision: str | None = answer_field(None, "revision of the model; recorded with every row")
+    markup: Literal["auto", "granite", "chatml", "llama3", "plain"] = answer_field(
+        "auto", "how the model marks who speaks; auto: by the special tokens it has"
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = answer_field(
+        "auto", "auto: bfloat16 where the accelerator has it, float16 on older ones, float32 on a CPU"
+    )
+    long_text: Literal["split", "cut", "fail"] = answer_field(
+        "split", "a transcript longer than the context: asked in parts, cut to the first part, or a failed row"
+    )
+    context_tokens: int = answer_field(8192, "longest prompt and answer together; the model's own limit is kept", ge=64)
+    max_answer_tokens: int = answer_field(512, "longest answer of summary and question; a correction's grows", ge=1)
+    max_change: float = answer_field(
+        0.4, "share of characters that a correction may change before it is rejected", gt=0, le=1
+    )
+    shard_recordings: int = speed_field(64, "recordings per shard: the unit of retry and commit", ge=1, le=10_000)
+    shard_chars: int = speed_field(400_000, "characters per shard; a longer transcript is a shard", ge=1)
+    batch_tokens: int = speed_field(32_768, "positions that decode together, padding included", ge=64)
+    device: str = speed_field("auto", "auto | cpu | cuda")
+    threads: int = speed_field(0, "CPU threads of one model; 0: all cores of the machine", ge=0)
+    storage_options: dict[str, Any] = speed_field({}, "fsspec options for the uri of the model")
+
+    def answer_settings(self) -> dict[str, Any]:
+        """The settings that can change an answer."""
+        return {name: getattr(self, name) for name, info in type(self).model_fields.items() if _marked(info, _ANSWERS)}
+
+
 class RunConfig(Section):
     """Everything a run is told. docs/architecture.md says how the parts hang together."""
 
@@ -173,11 +217,12 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     score: ScoreConfig = ScoreConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    second_pass: SecondPassConfig = SecondPassConfig()
 
     def public(self) -> dict[str, Any]:
         """All settings, with what may be secret left out: what is printed and stored."""
         found = self.model_dump()
-        for section in ("source", "store", "engine"):
+        for section in ("source", "store", "engine", "second_pass"):
             options = found[section]["storage_options"]
             found[section]["storage_options"] = {
                 key: options[key] if key in _PUBLIC_OPTIONS else "…" for key in options
@@ -204,14 +249,14 @@ def _text_settings(section: BaseModel) -> dict[str, Any]:
             inner = _text_settings(value)
             if inner:
                 found[name] = inner
-        elif _changes_text(info):
+        elif _marked(info, _TEXT):
             found[name] = value
     return found
 
 
-def _changes_text(info: FieldInfo) -> bool:
+def _marked(info: FieldInfo, mark: str) -> bool:
     extra = info.json_schema_extra
-    return bool(isinstance(extra, dict) and extra.get(_TEXT))
+    return bool(isinstance(extra, dict) and extra.get(mark))
 
 
 def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
