@@ -1,7 +1,7 @@
 """The engine protocol and the registry.
 
 An engine turns chunks of audio into text. It knows nothing of files, shards, Ray or storage.
-Laws, checked for every engine by tests/contract/test_engine.py:
+Laws, checked for every engine by tests/contract:
 
 * one hypothesis per chunk, in order; the result of a chunk does not depend on its neighbours, their order or the packing;
 * empty and silent chunks give empty text; a chunk longer than `spec.max_chunk_s` is a programming error (ValueError);
