@@ -124,11 +124,38 @@ class EngineConfig(Section):
     model: str = text_field("tiny.en", "a shipped model's name, a folder, or a uri of one")
     revision: str | None = text_field(None, "revision of the model; recorded with every row")
     language: str | None = text_field(None, "for rows that name none; null: detected where the engine can")
+    allowed_languages: list[str] = text_field(
+        [], "languages that the archive holds; empty: any. See language_policy"
+    )
+    language_policy: Literal["restrict", "flag"] = text_field(
+        "restrict", "detection chooses among allowed_languages; flag: among all, and others get language_not_allowed"
+    )
     task: Literal["transcribe", "translate"] = text_field("transcribe", "translate: into English, where the engine can")
     options: dict[str, Any] = text_field({}, "the engine's own options (docs/engines.md)")
     storage_options: dict[str, Any] = speed_field({}, "fsspec options for the uri of a model (endpoint_url, profile …)")
     device: str = speed_field("auto", "auto | cpu | cuda")
     threads: int = speed_field(0, "CPU threads of one engine; 0: all cores of the machine", ge=0)
+
+
+class FlagsConfig(Section):
+    """From where on a segment is flagged; null switches a flag off. docs/quality.md says where the values come from."""
+
+    repeated_words: int | None = text_field(
+        12, "repeated_ngrams: words in one phrase said three times or more in a row; people count and say no, no", ge=3
+    )
+    chars_per_s: float | None = text_field(
+        40.0, "too_fast: letters and digits per second of the segment; fast talkers reach 25", gt=0
+    )
+    compression_ratio: float | None = text_field(2.4, "compressible: bytes over zlib's bytes; Whisper's limit", gt=1)
+    silence_chars_per_s: float | None = text_field(
+        60.0, "text_on_silence: letters and digits per second of speech that chunk.vad found in the chunk", gt=0
+    )
+    unheard_speech_s: float | None = text_field(
+        1.0, "empty_on_speech: seconds of speech in a chunk without text; shorter is often a cough", gt=0
+    )
+    confidence: float | None = text_field(
+        0.37, "low_confidence: mean token probability; Whisper's log probability of -1", gt=0, lt=1
+    )
 
 
 class ScoreConfig(Section):
@@ -215,6 +242,7 @@ class RunConfig(Section):
     chunk: ChunkConfig = ChunkConfig()
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()
+    flags: FlagsConfig = FlagsConfig()
     score: ScoreConfig = ScoreConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     second_pass: SecondPassConfig = SecondPassConfig()

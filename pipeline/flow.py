@@ -18,7 +18,7 @@ import numpy as np
 
 from pipeline.audio.reader import AudioReader
 from pipeline.audio.window import decode_window
-from pipeline.config import RunConfig, ScoreConfig
+from pipeline.config import RunConfig
 from pipeline.engines.base import Engine
 from pipeline.engines.runner import MemoryBudget, run_batches
 from pipeline.errors import TransientError
@@ -83,9 +83,9 @@ def transcribe(
     return done
 
 
-def publish(shard: TranscribedShard, store: ObjectStore, identity: RunIdentity, scoring: ScoreConfig) -> Receipt:
+def publish(shard: TranscribedShard, store: ObjectStore, identity: RunIdentity, config: RunConfig) -> Receipt:
     """Stitch, judge, score, encode; put the shard's object if no one has."""
-    rows = transcripts_of(shard, scoring)
+    rows = transcripts_of(shard, config.score, config.flags, config.engine.allowed_languages)
     data = encode_part(transcripts_table(rows, identity, shard.shard.shard_id), shard.stats)
     won = publish_part(store, shard.shard.shard_id, data)
     count = {status: sum(row.status == status for row in rows) for status in ("ok", "partial", "failed")}

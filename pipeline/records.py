@@ -35,6 +35,7 @@ class Recording:
     keywords: tuple[str, ...] = ()
     reference_text: str | None = None
     channel: int | None = None  # 0-based; None: all channels mixed down
+    speakers: Mapping[str, str] = field(default_factory=dict)  # speaker label → name (pipeline.text.speakers)
     extra: Mapping[str, str] = field(default_factory=dict)  # pass-through columns
 
 
@@ -131,6 +132,7 @@ class Chunk:
     end_s: float
     offset: int  # first sample in DecodedShard.pcm
     n_samples: int
+    speech_s: float | None = None  # of it, what the voice activity detection heard, without padding; None: there was none
 
     @property
     def audio_s(self) -> float:
@@ -140,11 +142,11 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A stretch of time that holds no speech, or that failed."""
+    """A stretch of time without text: no speech in it, speech that the engine gave no text for, or a failure."""
 
     start_s: float
     end_s: float
-    kind: Literal["non_speech", "failed"]
+    kind: Literal["non_speech", "unheard", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ class Hypothesis:
     language: str | None = None
     confidence: float | None = None
     n_tokens: int | None = None
-    stop_reason: str = ""  # "eos" | "length" | "single_pass" | "silence" | "draft"
+    stop_reason: str = ""  # "eos" | "length" | "loop" | "single_pass" | "silence" | "draft"
     segments: tuple[Segment, ...] = ()
     words: tuple[Word, ...] = ()
     warnings: tuple[str, ...] = ()  # what the row should say about how it was heard, such as "keywords_ignored"
@@ -292,7 +294,7 @@ class Transcript:
     duration_s: float
     text: str
     segments: tuple[Segment, ...]
-    spans: tuple[Span, ...]  # what is not in a segment: declared non-speech or failed
+    spans: tuple[Span, ...]  # what is not in a segment: declared non-speech, unheard or failed
     failure: Failure | None
     language: str | None
     reference_text: str | None

@@ -43,7 +43,7 @@ SEGMENT_FIELDS = [
     column("speaker", pa.string(), "speaker label; null where the engine gives none"),
     column("channel", pa.int32(), "channel it was heard on; null: all channels mixed"),
     column("confidence", pa.float32(), "mean token probability, 0 to 1; null where the engine gives none"),
-    column("flags", pa.list_(pa.string()), "quality flags; draft: the engine kept its first hypothesis unedited"),
+    column("flags", pa.list_(pa.string()), "quality flags (quality.md)"),
     column("words", pa.list_(WORD), "word times, where the engine gives them"),
 ]
 SEGMENT = pa.struct(SEGMENT_FIELDS)
@@ -52,7 +52,7 @@ SPAN = pa.struct(
     [
         column("start_s", pa.float64(), "seconds from the recording's start"),
         column("end_s", pa.float64(), "seconds from the recording's start"),
-        column("kind", pa.string(), "non_speech | failed"),
+        column("kind", pa.string(), "non_speech | unheard: speech without text | failed"),
     ]
 )
 
@@ -86,11 +86,11 @@ TRANSCRIPTS = pa.schema(
         column("text", pa.string(), "raw text, never normalised"),
         column("reference_text", pa.string(), "reference from the manifest"),
         column("segments", pa.list_(SEGMENT), "what was said when"),
-        column("spans", pa.list_(SPAN), "what is in no segment: declared non-speech, or failed"),
+        column("spans", pa.list_(SPAN), "what is in no segment: declared non-speech, unheard, or failed"),
         column(
             "warnings", pa.list_(pa.string()), "what was odd about the audio; keywords_ignored: the engine takes none"
         ),
-        column("flags", pa.list_(pa.string()), "quality flags of the transcript"),
+        column("flags", pa.list_(pa.string()), "quality flags of the segments and spans, each once (quality.md)"),
         *_ERROR_COUNTS,
         column("normalizer", pa.string(), "what text and reference went through before they were compared"),
         column("decode_s", pa.float64(), "CPU seconds of the decoder"),

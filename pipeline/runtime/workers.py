@@ -99,7 +99,7 @@ class Publisher:
     def publish(self, shard: TranscribedShard) -> Receipt | Undone:
         """Put the shard's part."""
         try:
-            return publish(shard, self._store, self._assignment.identity, self._assignment.config.score)
+            return publish(shard, self._store, self._assignment.identity, self._assignment.config)
         except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
             return undone(shard.shard.shard_id, "publish", error)
 

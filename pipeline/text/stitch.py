@@ -1,6 +1,6 @@
 """From hypotheses to the text of a window, and from windows to the text of a recording. Pure.
 
-Keeps every word an engine gave and moves it to the recording's clock; judges nothing and scores nothing.
+Keeps every word an engine gave, moves it to the recording's clock and flags what is doubtful; scores nothing.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from pipeline.config import FlagsConfig
 from pipeline.records import (
     SAMPLE_RATE_HZ,
     Chunk,
@@ -22,6 +23,7 @@ from pipeline.records import (
     Transcript,
     Word,
 )
+from pipeline.text.flags import DEFAULT_LIMITS, chunk_flags, in_order, is_unheard, judged
 from pipeline.text.timeline import audit
 
 _UNSPACED_LANGUAGES = frozenset({"ja", "zh", "yue", "th"})
@@ -33,13 +35,16 @@ _SAME_TIME_S = 0.5 / SAMPLE_RATE_HZ  # sums of floats may differ by less than ha
 
 
 def window_segments(
-    window_position: int, shard: TranscribedShard
+    window_position: int,
+    shard: TranscribedShard,
+    limits: FlagsConfig = DEFAULT_LIMITS,
+    allowed_languages: Collection[str] = (),
 ) -> tuple[tuple[Segment, ...], tuple[Span, ...], Failure | None]:
     """What was said in a window, what is not in a segment, and the first failure.
 
-    Segments are numbered from 0, in the recording's seconds, sorted by start, clipped to their chunk. An empty hypothesis,
-    and what an engine's own segments leave out of a chunk, becomes non-speech; a failed chunk becomes a failed span.
-    Chunks stand in the order of their windows.
+    Segments are numbered from 0, in the recording's seconds, sorted by start, clipped to their chunk, and flagged. An empty
+    hypothesis becomes an unheard span where the chunk holds speech, else non-speech, as what an engine's own segments leave
+    out of a chunk; a failed chunk becomes a failed span. Chunks stand in the order of their windows.
     """
     planned, decoded = shard.shard.windows[window_position], shard.windows[window_position]
     first = bisect_left(shard.chunks, window_position, key=lambda chunk: chunk.window)
@@ -54,8 +59,13 @@ def window_segments(
             failure = failure or outcome
             spans.append(Span(chunk.start_s, chunk.end_s, "failed"))
             continue
-        heard = list(_placed(chunk, outcome, planned.recording.channel))
+        of_chunk = chunk_flags(chunk, outcome, limits)
+        placed = _placed(chunk, outcome, planned.recording.channel)
+        heard = [judged(_flagged(segment, of_chunk), limits, allowed_languages) for segment in placed]
         segments += heard
+        if not heard and is_unheard(chunk, limits):
+            spans.append(Span(chunk.start_s, chunk.end_s, "unheard"))
+            continue
         spans += [Span(start_s, end_s, "non_speech") for start_s, end_s in _gaps(chunk.start_s, chunk.end_s, heard)]
     return _numbered(segments), _merged(spans), failure
 
@@ -85,7 +95,7 @@ def join_windows(rows: Sequence[Transcript]) -> Transcript:
         language=language,
         reference_text=next((row.reference_text for row in rows if row.reference_text is not None), None),
         warnings=tuple(dict.fromkeys(warning for row in rows for warning in row.warnings)),
-        flags=tuple(dict.fromkeys(flag for row in rows for flag in row.flags)),
+        flags=in_order(flag for row in rows for flag in row.flags),
         word_errors=None,
         char_errors=None,
         normalizer=None,
@@ -126,9 +136,12 @@ def _placed(chunk: Chunk, hypothesis: Hypothesis, channel: int | None) -> Iterat
             text=text,
             language=segment.language or hypothesis.language,
             channel=channel if segment.channel is None else segment.channel,
-            flags=(*segment.flags, "draft") if hypothesis.is_draft else segment.flags,
             words=tuple(_placed_words(segment.words, chunk.start_s, start_s, end_s)),
         )
+
+
+def _flagged(segment: Segment, flags: tuple[str, ...]) -> Segment:
+    return replace(segment, flags=in_order((*segment.flags, *flags)))
 
 
 def _placed_words(words: Sequence[Word], offset_s: float, start_s: float, end_s: float) -> Iterator[Word]:

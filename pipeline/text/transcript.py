@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
-from pipeline.config import ScoreConfig
+from pipeline.config import FlagsConfig, ScoreConfig
 from pipeline.metrics.wer import score
 from pipeline.records import DecodedWindow, Failure, Hypothesis, Status, TranscribedShard, Transcript, Window
+from pipeline.text.flags import DEFAULT_LIMITS, row_flags
 from pipeline.text.stitch import transcript_text, window_segments
 
 # A decoder's own word that samples were lost: the text may lack something, so the row is not "ok".
 _LOSSY_WARNINGS = ("decode_errors", "longer_than_its_header")
 
 
-def transcripts_of(shard: TranscribedShard, scoring: ScoreConfig) -> list[Transcript]:
-    """One row per window of the shard, in order; windows that are whole recordings are scored."""
-    rows = [_row(shard, position) for position in range(len(shard.windows))]
+def transcripts_of(
+    shard: TranscribedShard,
+    scoring: ScoreConfig,
+    limits: FlagsConfig = DEFAULT_LIMITS,
+    allowed_languages: Collection[str] = (),
+) -> list[Transcript]:
+    """One row per window of the shard, in order, flagged; windows that are whole recordings are scored."""
+    rows = [_row(shard, position, limits, allowed_languages) for position in range(len(shard.windows))]
     return [scored(row, scoring) if row.window_count == 1 else row for row in rows]
 
 
@@ -28,9 +34,9 @@ def scored(row: Transcript, scoring: ScoreConfig) -> Transcript:
     return replace(row, word_errors=words, char_errors=chars, normalizer=normalizer)
 
 
-def _row(shard: TranscribedShard, position: int) -> Transcript:
+def _row(shard: TranscribedShard, position: int, limits: FlagsConfig, allowed_languages: Collection[str]) -> Transcript:
     planned, decoded = shard.shard.windows[position], shard.windows[position]
-    segments, spans, chunk_failure = window_segments(position, shard)
+    segments, spans, chunk_failure = window_segments(position, shard, limits, allowed_languages)
     failure = decoded.failure or chunk_failure
     language = _language(shard, position, planned)
     shard_audio_s = sum(chunk.audio_s for chunk in shard.chunks)
@@ -49,7 +55,7 @@ def _row(shard: TranscribedShard, position: int) -> Transcript:
         language=language,
         reference_text=planned.recording.reference_text,
         warnings=(*decoded.report.warnings, *_engine_warnings(shard, position)),
-        flags=(),
+        flags=row_flags(segments, spans),
         word_errors=None,
         char_errors=None,
         normalizer=None,

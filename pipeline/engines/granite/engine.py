@@ -41,7 +41,6 @@ _PUBLISHED_RTFX = (
 )
 _MIN_POSITIONS = 2048  # 30 s take 300, keywords at most _KEYWORD_POSITIONS, the answer its budget
 _KEYWORD_POSITIONS = 512
-_WARNINGS = {"loop": ("loop_cut",), "length": ("token_budget_hit",)}
 _WARM_UP_S = (1.0, 3.0)
 
 
@@ -147,7 +146,7 @@ class Granite:
                 answer.confidence,
                 n_tokens=answer.n_tokens,
                 stop_reason=answer.stop_reason,
-                warnings=(*warnings, *_WARNINGS.get(answer.stop_reason, ())),
+                warnings=warnings,
             )
         return found
 

@@ -122,11 +122,10 @@ def test_how_rows_are_grouped_changes_nothing(folder: Path, engine: Granite) -> 
 def test_why_a_row_ended_is_said(folder: Path) -> None:
     short = loaded(folder, max_new_tokens=5)
     (found,) = short.transcribe([ChunkAudio(murmur(16_000))])
-    assert (found.stop_reason, found.warnings, found.n_tokens) == ("length", ("token_budget_hit",), 5)
+    assert (found.stop_reason, found.n_tokens) == ("length", 5)
     short.close()
     long = loaded(folder, tokens_per_s=100, max_new_tokens=1000)
-    reasons = {(one.stop_reason, one.warnings) for one in long.transcribe([ChunkAudio(murmur(n)) for n in SIZES])}
-    assert ("loop", ("loop_cut",)) in reasons
+    assert "loop" in {one.stop_reason for one in long.transcribe([ChunkAudio(murmur(n)) for n in SIZES])}
     long.close()
 
 
