@@ -1,14 +1,14 @@
 """Whisper on CTranslate2, batched across recordings on an accelerator, one chunk per core on a CPU.
 
 Chunks in, hypotheses out; each chunk is padded to 30 s with silence, as the model was trained, and decoded on its own,
-so that its text does not depend on its neighbours. Knows nothing of files: `weights` finds the model.
+so that its text does not depend on its neighbours. Knows nothing of files: `weights` finds the model. What does not depend on
+the weights' format (card, features, options, prompting, reading) is shared with `whisper-transformers`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,38 +18,29 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from pipeline.config import EngineConfig, Section
+from pipeline.config import EngineConfig
 from pipeline.engines.audible import is_audible
 from pipeline.engines.base import EngineSpec, primary_language
 from pipeline.engines.cores import usable_cores
 from pipeline.engines.options import read_options
+from pipeline.engines.whisper.card import MAX_CHUNK_S, declare
+from pipeline.engines.whisper.features import HOP_SAMPLES, log_mels
+from pipeline.engines.whisper.options import DecodingOptions
+from pipeline.engines.whisper.prompting import Vocabulary, group_equal
 from pipeline.engines.whisper.reading import Decoded, read_hypothesis
 from pipeline.engines.whisper.weights import describe_model, fetch_model
 from pipeline.errors import ConfigError, EngineDead, EngineOutOfMemory
-from pipeline.records import ChunkAudio, Hypothesis, Samples
+from pipeline.records import ChunkAudio, Hypothesis
 
-MAX_CHUNK_S = 30.0
-_FRAMES = 3000
-_CONTEXT_TOKENS = 448  # of the decoder: prompt and text
-_PROMPT_TOKENS = _CONTEXT_TOKENS // 2 - 5  # of keywords: half the context less start, language, task, no times, mark
 # One core and chunks of middling length; 45 with full ones (docs/engines.md). Falls with the size of the weights.
+_NO_MEMORY = ("out of memory", "failed to allocate memory", "bad_alloc")  # as CUDA, MKL and the C++ library say it
 _TINY_BYTES, _TINY_RTFX = 75.5e6, 30.0
 
 
-class WhisperOptions(Section):
+class WhisperOptions(DecodingOptions):
     """`engine.options` of the whisper engine."""
 
     beam_size: int = Field(5, ge=1, le=16, description="1 is greedy: a tenth less time, two points more WER (tiny.en)")
-    max_new_tokens: int = Field(224, ge=1, le=224, description="longest text of a chunk in tokens; stops loops")
-    timestamps: bool = Field(
-        False, description="segment times inside the chunk from the model; costs a little accuracy"
-    )
-    word_times: bool = Field(False, description="word times from the model's attention; one more pass over the text")
-    prompt: str = Field("", description="text that sets style or vocabulary, put before the row's keywords")
-    no_speech_threshold: float = Field(
-        0.6, ge=0, le=1, description="a chunk is silence where the model's doubt is above"
-    )
-    log_prob_threshold: float = Field(-1.0, le=0, description="… and its mean log probability below")
     compute_type: Literal["auto", "int8", "int8_float32", "int8_float16", "float16", "bfloat16", "float32"] = Field(
         "auto", description="number format of the weights; auto: int8 on the CPU, float16 on CUDA"
     )
@@ -68,7 +59,7 @@ class Whisper:
         self._rows_at_once: int | None = None  # None: the whole batch
         self._model: Any = None
         self._extractor: Any = None
-        self._tokenizer: Any = None
+        self._vocabulary: Any = None
         self._multilingual = False
         self._suppressed: list[int] = []
 
@@ -77,44 +68,13 @@ class Whisper:
         """Declare from the model's small files. Raises ConfigError for what this model cannot do."""
         options = read_options(WhisperOptions, config)
         card = describe_model(config.model, config.storage_options)
-        language = primary_language(config.language) if config.language else None
-        if config.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                f"The whisper engine has no device {config.device!r}; engine.device can be auto, cpu or cuda."
-            )
-        if language and language not in card.languages:
-            advice = f"one of {len(card.languages)} others" if card.multilingual else "en, or take a multilingual model"
-            raise ConfigError(
-                f"The model {config.model} does not know {config.language!r}; engine.language can be {advice}."
-            )
-        if config.task == "translate" and not card.multilingual:
-            raise ConfigError(
-                f"The model {config.model} cannot translate; take a multilingual one or engine.task=transcribe."
-            )
-        if options.word_times and not card.can_align:
-            raise ConfigError(f"The model {config.model} gives no word times; set engine.options.word_times=false.")
-        features = {"keywords", "confidence"}
-        features |= {"word_times"} if card.can_align else set()
-        features |= {"language_detection"} if card.multilingual else set()
-        return EngineSpec(
-            name="whisper",
-            model=config.model,
-            revision=config.revision or card.revision,
-            languages=card.languages,
-            tasks=frozenset({"transcribe", "translate"} if card.multilingual else {"transcribe"}),
-            features=frozenset(features),
-            max_chunk_s=MAX_CHUNK_S,
-            padding="fixed",
-            rtfx_per_worker=_TINY_RTFX * _TINY_BYTES / card.weights_bytes,
-            licence=card.licence,
-        )
+        rtfx = _TINY_RTFX * _TINY_BYTES / card.weights_bytes
+        return declare(config, card, word_times=options.word_times, rtfx=rtfx)
 
     def load(self) -> None:
         """Fetch, verify and load the weights. Raises ConfigError."""
         import ctranslate2
-        import tokenizers
         from faster_whisper.feature_extractor import FeatureExtractor
-        from faster_whisper.transcribe import get_suppressed_tokens
 
         folder = fetch_model(self.spec.model, self._config.storage_options)
         device = self._config.device
@@ -132,16 +92,22 @@ class Whisper:
             self._model = ctranslate2.models.Whisper(
                 str(folder), device, compute_type=kind, inter_threads=cores, intra_threads=1
             )
-            self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._multilingual = self._model.is_multilingual
+            self._vocabulary = Vocabulary(
+                folder / "tokenizer.json",
+                multilingual=self._multilingual,
+                task=self._config.task,
+                timestamps=self._options.timestamps,
+                prompt=self._options.prompt,
+            )
         except Exception as error:  # noqa: BLE001 - ctranslate2 and tokenizers raise bare Exceptions for broken files
             reason = " ".join(str(error).split())[:200]
             raise ConfigError(
                 f"The model {self.spec.model} does not load on {device} as {kind} ({reason}); "
                 "check its files, engine.device and engine.options.compute_type."
             ) from None
-        self._multilingual = self._model.is_multilingual
         self._extractor = FeatureExtractor(feature_size=self._model.n_mels)
-        self._suppressed = list(get_suppressed_tokens(self._tokens("en"), [-1]))
+        self._suppressed = self._vocabulary.suppressed()
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         """One hypothesis per chunk. Raises ValueError for a chunk over 30 s, EngineOutOfMemory, EngineDead."""
@@ -153,14 +119,14 @@ class Whisper:
         if not rows:
             return found
         voiced = [chunks[row] for row in rows]
-        features = np.stack([self._features(chunk.samples) for chunk in voiced])
+        features = np.stack([log_mels(self._extractor, chunk.samples) for chunk in voiced])
         step = self._rows_at_once or len(voiced)
         starts = range(0, len(voiced), step)
         with self._device, _device_errors():
             parts = self._workers.map(lambda at: self._decode(voiced[at : at + step], features[at : at + step]), starts)
             decoded = [one for part in parts for one in part]
         for row, chunk, heard in zip(rows, voiced, decoded, strict=True):
-            found[row] = self._read(heard, chunk)
+            found[row] = read_hypothesis(heard, self._vocabulary.of(heard.language), chunk.audio_s, self._options)
         return found
 
     def close(self) -> None:
@@ -171,25 +137,17 @@ class Whisper:
                 self._model.unload_model()
             self._model = None
 
-    def _features(self, samples: Samples) -> npt.NDArray[np.float32]:
-        """Log-mel [n_mels, 3000] of the chunk and silence up to 30 s.
-
-        The padding is what the model was trained on; zeros in its place, as faster-whisper pads, cost accuracy
-        (docs/engines.md). Past the last window that touches audio every frame is the same, so it is computed once.
-        """
-        # 400: the analysis window; 160: one hop more, so that the last frame sees padding alone.
-        frames = self._extractor(samples.astype(np.float32) / 32768, padding=400 + 160)[:, :_FRAMES]
-        return np.pad(frames, ((0, 0), (0, _FRAMES - frames.shape[1])), mode="edge").astype(np.float32)
-
     def _decode(self, chunks: Sequence[ChunkAudio], features: npt.NDArray[np.float32]) -> list[Decoded]:
         import ctranslate2
 
         encoded = self._model.encode(ctranslate2.StorageView.from_array(features))
         languages = self._languages(chunks, encoded)
-        prompts = [self._prompt(chunk, language) for chunk, language in zip(chunks, languages, strict=True)]
+        prompts = [
+            self._vocabulary.prompt(language, chunk.keywords) for chunk, language in zip(chunks, languages, strict=True)
+        ]
         found: dict[int, Decoded] = {}
         # ctranslate2 wants the start token at the same position in the whole batch.
-        for rows in _groups([len(prompt) for prompt in prompts]):
+        for rows in group_equal([len(prompt) for prompt in prompts]):
             results = self._generate(_take(encoded, rows), [prompts[row] for row in rows])
             for row, result in zip(rows, results, strict=True):
                 found[row] = self._decoded(result, languages[row])
@@ -204,12 +162,6 @@ class Whisper:
             return [language for language in named if language]
         detected = self._model.detect_language(encoded)
         return [language or best[0][0][2:-2] for language, best in zip(named, detected, strict=True)]
-
-    def _prompt(self, chunk: ChunkAudio, language: str) -> list[int]:
-        tokens = self._tokens(language)
-        start = [*tokens.sot_sequence, *([] if self._options.timestamps else [tokens.no_timestamps])]
-        context = " ".join(filter(None, [self._options.prompt.strip(), ", ".join(chunk.keywords)]))
-        return [tokens.sot_prev, *tokens.encode(" " + context)[:_PROMPT_TOKENS], *start] if context else start
 
     def _generate(self, encoded: Any, prompts: list[list[int]]) -> Any:
         new, prompt = self._options.max_new_tokens, len(prompts[0])
@@ -238,34 +190,14 @@ class Whisper:
 
     def _align(self, chunks: Sequence[ChunkAudio], encoded: Any, decoded: list[Decoded]) -> list[Decoded]:
         aligned = list(decoded)
-        for rows in _groups([one.language for one in decoded]):
-            tokens = self._tokens(decoded[rows[0]].language)
+        for rows in group_equal([one.language for one in decoded]):
+            tokens = self._vocabulary.of(decoded[rows[0]].language)
             texts = [[token for token in decoded[row].tokens if token < tokens.eot] for row in rows]
-            frames = [len(chunks[row].samples) // 160 for row in rows]
+            frames = [len(chunks[row].samples) // HOP_SAMPLES for row in rows]
             results = self._model.align(_take(encoded, rows), tokens.sot_sequence, texts, frames)
             for row, result in zip(rows, results, strict=True):
                 aligned[row] = replace(decoded[row], alignment=result)
         return aligned
-
-    def _read(self, decoded: Decoded, chunk: ChunkAudio) -> Hypothesis:
-        options = self._options
-        if decoded.no_speech_prob > options.no_speech_threshold and decoded.log_prob < options.log_prob_threshold:
-            return Hypothesis("", decoded.language, stop_reason="silence")
-        return read_hypothesis(decoded, self._tokens(decoded.language), chunk.audio_s)
-
-    def _tokens(self, language: str) -> Any:
-        """The tokenizer as faster-whisper wraps it, for one language."""
-        from faster_whisper.tokenizer import Tokenizer
-
-        return Tokenizer(self._tokenizer, self._multilingual, self._config.task, language)
-
-
-def _groups(keys: Sequence[Hashable]) -> list[list[int]]:
-    """Positions with equal keys, together."""
-    found: defaultdict[Hashable, list[int]] = defaultdict(list)
-    for row, key in enumerate(keys):
-        found[key].append(row)
-    return list(found.values())
 
 
 def _take(encoded: Any, rows: Sequence[int]) -> Any:
@@ -287,7 +219,7 @@ def _device_errors() -> Iterator[None]:
     except MemoryError:
         raise EngineOutOfMemory() from None
     except RuntimeError as error:
-        if "out of memory" in str(error):
+        if any(words in str(error) for words in _NO_MEMORY):
             raise EngineOutOfMemory() from None
         if str(error).startswith(("CUDA", "cuBLAS", "cuDNN")):
             raise EngineDead(f"The accelerator is gone: {error}") from None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.engines.whisper.options import DecodingOptions
 from pipeline.records import Hypothesis, Segment, Word
 
 _TIMESTAMP_S = 0.02  # also the step of the encoder's frames
@@ -25,8 +26,13 @@ class Decoded:
     alignment: Any = None
 
 
-def read_hypothesis(decoded: Decoded, tokenizer: Any, audio_s: float) -> Hypothesis:
-    """Text, and segments and words where timestamp tokens and an alignment came; times from the chunk's start."""
+def read_hypothesis(decoded: Decoded, tokenizer: Any, audio_s: float, options: DecodingOptions) -> Hypothesis:
+    """Text, and segments and words where timestamp tokens and an alignment came; times from the chunk's start.
+
+    A chunk that the model takes for silence, and is unsure of, has no text.
+    """
+    if decoded.no_speech_prob > options.no_speech_threshold and decoded.log_prob < options.log_prob_threshold:
+        return Hypothesis("", decoded.language, stop_reason="silence")
     text_tokens = [token for token in decoded.tokens if token < tokenizer.eot]
     words = list(_words(decoded, text_tokens, tokenizer, audio_s)) if decoded.alignment is not None else []
     segments = _segments(decoded.tokens, words, tokenizer, audio_s)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engines.model_files import REVISION_DIGITS, ModelFiles, find_model, sha256_of
+from pipeline.engines.whisper.card import ModelCard
 from pipeline.errors import ConfigError
 
 _CARD_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "vocabulary.txt", "vocabulary.json")
@@ -45,18 +46,6 @@ SHIPPED = {
         sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
     )
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What can be said of a model without reading its weights."""
-
-    revision: str
-    languages: frozenset[str]
-    multilingual: bool
-    can_align: bool
-    weights_bytes: int
-    licence: str
 
 
 def describe_model(model: str, storage_options: Mapping[str, Any] = {}) -> ModelCard:
