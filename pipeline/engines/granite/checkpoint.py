@@ -20,14 +20,28 @@ CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 _WEIGHTS, _INDEX, _GENERATION = "model.safetensors", "model.safetensors.index.json", "generation_config.json"
 _DRAFT_HEAD = "out_llm.safetensors"  # published with 4.1 alone
 _ADAPTER = "adapter_config.json"
-_MODEL_TYPE = "granite_speech"
 _MAX_JSON_BYTES, _MAX_TOKENIZER_BYTES = 2**20, 64 * 2**20  # published: a few kB and 7 MB
 _TAKE = "take the folder of ibm-granite/granite-speech-4.1-2b or granite-4.0-1b-speech as it is published"
 _OTHERS = {
+    "granite_speech": "granite",
+    "granite_speech_plus": "granite-plus",
     "granite_speech_nar": "granite-nar",
     "nle": "granite-nar",
     "granite_speech5_ctc": "ctc",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Which checkpoints an engine takes."""
+
+    engine: str
+    model_type: str
+    take: str  # what to do where it is another one
+    says_adapter: bool = True  # whether config.json tells that an adapter is needed, by default that one is
+
+
+GRANITE = Family("granite", "granite_speech", _TAKE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +55,7 @@ class Checkpoint:
     positions: int  # longest sequence of the language model
 
 
-def read_checkpoint(files: ModelFiles) -> Checkpoint:
+def read_checkpoint(files: ModelFiles, family: Family = GRANITE) -> Checkpoint:
     """Raises ConfigError: files are missing, the model is of another type, or it comes with an adapter."""
     names = files.names()
     small = [name for name in (CONFIG_FILE, _INDEX, _GENERATION) if name in names]
@@ -49,20 +63,21 @@ def read_checkpoint(files: ModelFiles) -> Checkpoint:
     if not names & {_WEIGHTS, _INDEX}:
         missing.append(_WEIGHTS)
     if missing:
-        raise ConfigError(f"The model {files.model} lacks {', '.join(missing)}; {_TAKE}.")
+        raise ConfigError(f"The model {files.model} lacks {', '.join(missing)}; {family.take}.")
     for name in (*small, TOKENIZER_FILE):
         most_bytes = _MAX_TOKENIZER_BYTES if name == TOKENIZER_FILE else _MAX_JSON_BYTES
         if files.size_bytes(name) > most_bytes:
             raise ConfigError(
-                f"The {name} of {files.model} has {files.size_bytes(name)} bytes, which no published one comes near; {_TAKE}."
+                f"The {name} of {files.model} has {files.size_bytes(name)} bytes, which no published one comes near; "
+                f"{family.take}."
             )
     folder = files.fetch(small)
     config = _read_json(files.model, folder / CONFIG_FILE)
-    _check_type(files.model, config)
-    if config.get("has_lora_adapter", True) or _ADAPTER in names:
+    _check_type(files.model, config, family)
+    if _ADAPTER in names or (family.says_adapter and config.get("has_lora_adapter", True)):
         raise ConfigError(
             f"The model {files.model} comes with a LoRA adapter, as granite-speech-3.3 does, "
-            f"which the granite engine cannot run; {_TAKE}."
+            f"which the {family.engine} engine cannot run; {family.take}."
         )
     weights = (_WEIGHTS,) if _WEIGHTS in names else _shards(files.model, _read_json(files.model, folder / _INDEX))
     lacking = [name for name in weights if name not in names]
@@ -83,13 +98,13 @@ def revision_of(files: ModelFiles, weights: tuple[str, ...]) -> str:
     return found[0] if len(found) == 1 else sha256(" ".join(found).encode()).hexdigest()[:REVISION_DIGITS]
 
 
-def _check_type(model: str, config: Mapping[str, Any]) -> None:
+def _check_type(model: str, config: Mapping[str, Any], family: Family) -> None:
     kind = config.get("model_type")
-    if kind == _MODEL_TYPE:
+    if kind == family.model_type:
         return
     other = _OTHERS.get(str(kind))
-    step = f"set engine.name={other}" if other else _TAKE
-    raise ConfigError(f"The model {model} is of the type {kind!r}, not {_MODEL_TYPE!r}; {step}.")
+    step = f"set engine.name={other}" if other else family.take
+    raise ConfigError(f"The model {model} is of the type {kind!r}, not {family.model_type!r}; {step}.")
 
 
 def _version(model: str, names: frozenset[str]) -> Version | None:

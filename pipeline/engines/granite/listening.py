@@ -24,7 +24,7 @@ _SMALLEST = 1e-10
 
 
 class Ear:
-    """Takes the encoder out of a GraniteSpeechForConditionalGeneration (the model does without it from then on)."""
+    """Takes the encoder out of a GraniteSpeech(Plus)ForConditionalGeneration (the model does without it from then on)."""
 
     def __init__(self, model: Any) -> None:
         import torch
@@ -55,7 +55,7 @@ class Ear:
         tables = (packing.block, packing.unblock, packing.spaced, packing.unspace)
         places = FrameIndex(*(to_device(table, self._device) for table in tables))
         row = torch.cat(features).to(self._dtype)
-        heard = encode(row, places, self._encoder, self.sizes.encoder, encoder_block).taps[-1]
+        heard = torch.cat(encode(row, places, self._encoder, self.sizes.encoder, encoder_block).taps, -1)
         return list(self._project(heard, packing).split(self._positions(packing)))
 
     def features(self, clip: Sequence[int] | Samples) -> Tensor:
@@ -109,7 +109,15 @@ def _sizes(config: Any) -> ModelConfig:
             max_distance=encoder.max_pos_emb,
             characters=encoder.output_dim,
             self_conditioning_layer=encoder.num_layers // 2,
-            taps=(encoder.num_layers,),
+            taps=(
+                *sorted(set(getattr(encoder, "cat_hidden_layers", None) or ())),
+                encoder.num_layers,
+            ),  # plus has several
         ),
         projector=ProjectorConfig(window=config.window_size, downsample=config.downsample_rate),
     )
+
+
+def _inner_taps(encoder: Any) -> list[int]:
+    """Layers that the projector sees beside the last one: granite-plus has some."""
+    return sorted(set(getattr(encoder, "cat_hidden_layers", None) or ()))

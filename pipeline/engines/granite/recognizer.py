@@ -55,11 +55,11 @@ class Recognizer:
         import torch
 
         self._device, self._most_positions, self._limit = device, most_positions, checkpoint.positions
-        self._model = _load_model(folder, checkpoint.model, dtype).to(device).eval()
+        self._model = load_model(folder, checkpoint.model, dtype).to(device).eval()
         self._tokenizer = read_tokenizer(folder, checkpoint.model, self._model.config)
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(number for number, token in added.items() if token.special)
-        self._ends = _end_tokens(self._model)
+        self._ends = end_tokens(self._model)
         self._ear = Ear(self._model)
         self._before = self._encode(BEFORE_AUDIO)
         self._owner = ThreadPoolExecutor(1, "granite", torch.set_num_threads, (threads,))
@@ -144,7 +144,8 @@ def read_tokenizer(folder: Path, model: str, config: Any) -> Tokenizer:
     return tokenizer
 
 
-def _end_tokens(model: Any) -> frozenset[int]:
+def end_tokens(model: Any) -> frozenset[int]:
+    """The tokens that end an answer. Raises ConfigError: none is named."""
     for source in (model.generation_config, model.config.get_text_config()):
         found = source.eos_token_id
         if found is not None:
@@ -154,12 +155,15 @@ def _end_tokens(model: Any) -> frozenset[int]:
     )
 
 
-def _load_model(folder: Path, model: str, dtype: torch.dtype) -> Any:
-    from transformers import GraniteSpeechForConditionalGeneration
+def load_model(
+    folder: Path, model: str, dtype: torch.dtype, kind: str = "GraniteSpeechForConditionalGeneration"
+) -> Any:
+    """A model of the class `kind` of transformers, complete. Raises ConfigError."""
+    import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    load: Any = GraniteSpeechForConditionalGeneration.from_pretrained  # its types know nothing of the report
+    load: Any = getattr(transformers, kind).from_pretrained
     try:
         found, report = load(
             folder,
