@@ -10,9 +10,10 @@
     └── ItemError            about one recording: it becomes a row with a stable `code`; the run goes on
         ├── AudioError       fetch and decode
         │   └── TransientError   the store's fault, not the recording's: its shard is left for the next run
-        └── EngineError      recognition
-            ├── EngineOutOfMemory   the runner halves the batch and tries again
-            └── EngineDead          the backend is gone: the actor ends its process (ray#60145)
+        ├── EngineError      recognition
+        │   ├── EngineOutOfMemory   the runner halves the batch and tries again
+        │   └── EngineDead          the backend is gone: the actor ends its process (ray#60145)
+        └── AnswerError      the second pass: a language model over a transcript
 
 Codes are stable strings: they land in the output and people filter on them.
 """
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Stage = Literal["manifest", "fetch", "decode", "transcribe", "publish"]
+Stage = Literal["manifest", "fetch", "decode", "transcribe", "publish", "answer"]
 
 AudioCode = Literal[
     "not_found",  # no object at this uri
@@ -46,6 +47,11 @@ AudioCode = Literal[
 ]
 
 EngineCode = Literal["engine_error", "engine_oom", "engine_dead", "language_unsupported"]
+
+AnswerCode = Literal[
+    "text_too_long",  # longer than the model's context, and second_pass.long_text forbids to part it
+    "text_unreadable",  # the model's tokenizer reads one of its own control tokens out of the text
+]
 
 
 class QuarryError(Exception):
@@ -134,3 +140,12 @@ class EngineDead(EngineError):
 
     def __reduce__(self) -> tuple[type[ItemError], tuple[str]]:  # type: ignore[override]
         return type(self), (self.message,)
+
+
+class AnswerError(ItemError):
+    """A language model could not be asked about a transcript."""
+
+    stage: Stage = "answer"
+
+    def __init__(self, code: AnswerCode, message: str) -> None:
+        super().__init__(code, message)
