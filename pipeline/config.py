@@ -188,6 +188,19 @@ class RuntimeConfig(Section):
     usd_per_engine_hour: float = speed_field(0.0, "price of an engine actor's machine, for the cost lines", ge=0)
 
 
+class RetryConfig(Section):
+    """What `quarry retry` hears again, on which engine, and when a text is replaced (docs/retry.md)."""
+
+    engine: EngineConfig | None = speed_field(None, "the second engine, as in `engine`; null: the run's own")
+    flagged: bool = speed_field(True, "hear flagged segments, and speech without text, again")
+    flags: list[str] = speed_field([], "only segments with one of these; empty: every flag but draft")
+    failed: bool = speed_field(False, "try failed recordings, and failed stretches of others, again")
+    languages: list[str] = speed_field([], "only recordings in these languages; empty: all")
+    stretch_s: float = speed_field(30.0, "neighbouring segments are heard together up to this length", gt=1, le=7200)
+    min_coverage: float = speed_field(0.9, "share of the first text's letters that the second must have", ge=0, le=1)
+    min_gain: float = speed_field(0.05, "confidence to be gained where flags and engine are the same", ge=0, le=1)
+
+
 class SecondPassConfig(Section):
     """What `quarry second-pass` asks a language model about finished transcripts (docs/second_pass.md)."""
 
@@ -246,15 +259,15 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     second_pass: SecondPassConfig = SecondPassConfig()
+    retry: RetryConfig = RetryConfig()
 
     def public(self) -> dict[str, Any]:
         """All settings, with what may be secret left out: what is printed and stored."""
         found = self.model_dump()
-        for section in ("source", "store", "engine", "second_pass"):
-            options = found[section]["storage_options"]
-            found[section]["storage_options"] = {
-                key: options[key] if key in _PUBLIC_OPTIONS else "…" for key in options
-            }
+        sections = [found[name] for name in ("source", "store", "engine", "second_pass")]
+        for section in [*sections, *filter(None, [found["retry"]["engine"]])]:
+            options = section["storage_options"]
+            section["storage_options"] = {key: options[key] if key in _PUBLIC_OPTIONS else "…" for key in options}
         for name in ("manifest", "output"):
             found[name] = _USER_INFO.sub("://…@", found[name])
         return found
@@ -273,7 +286,7 @@ def _text_settings(section: BaseModel) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, BaseModel) and info.json_schema_extra is None:  # not one that is marked as a whole
             inner = _text_settings(value)
             if inner:
                 found[name] = inner

@@ -38,6 +38,8 @@ def test_text_settings_change_the_fingerprint(change: str) -> None:
         "output=elsewhere",
         "engine.threads=2",
         "engine.storage_options={profile: models}",
+        "retry.engine.model=other",
+        "retry.min_coverage=0.5",
     ],
 )
 def test_speed_settings_do_not(change: str) -> None:
@@ -50,6 +52,12 @@ def test_keys_of_a_store_are_not_told(section: str) -> None:
     assert getattr(config, section).storage_options["secret"] == "CANARY"
     assert config.public()[section]["storage_options"] == {"endpoint_url": "http://a", "secret": "…"}
     assert "CANARY" not in str(config.public()) + str(config.text_settings())
+
+
+def test_keys_of_the_second_engines_store_are_not_told() -> None:
+    config = load_config(None, [*BASE, "retry.engine.storage_options={profile: models, secret: CANARY}"])
+    assert config.public()["retry"]["engine"]["storage_options"] == {"profile": "models", "secret": "…"}
+    assert "CANARY" not in str(config.public())
 
 
 def test_every_setting_says_what_it_does_and_of_which_kind_it_is() -> None:
