@@ -48,16 +48,16 @@ def decode(shard: Shard, reader: AudioReader, config: RunConfig, max_chunk_s: fl
     offset = 0
     for position, window in enumerate(shard.windows):
         try:
-            decoded, samples, bounds = decode_window(reader, window, config.plan, config.chunk, max_chunk_s)
+            decoded, samples, cuts = decode_window(reader, window, config.plan, config.chunk, max_chunk_s)
         except TransientError:
             raise  # the recording may be fine: the shard is left undone, and the same command tries it again
         except Exception as error:  # noqa: BLE001 - one recording, whatever is in it, must not hold up its shard
             windows.append(DecodedWindow(window.start_s, window.start_s, failure=Failure.of(error)))
             continue
         windows.append(decoded)
-        for index, (start, stop) in enumerate(bounds):
+        for index, (start, stop, speech_s) in enumerate(cuts):
             start_s, end_s = decoded.start_s + start / SAMPLE_RATE_HZ, decoded.start_s + stop / SAMPLE_RATE_HZ
-            chunks.append(Chunk(position, index, start_s, end_s, offset, stop - start))
+            chunks.append(Chunk(position, index, start_s, end_s, offset, stop - start, speech_s))
             pieces.append(samples[start:stop])
             offset += stop - start
     pcm = np.concatenate(pieces) if pieces else np.zeros(0, np.int16)

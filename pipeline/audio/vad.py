@@ -5,7 +5,7 @@ Knows samples alone: no files, no chunks, no engine. What it leaves out is never
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from pipeline.config import ChunkConfig
 from pipeline.errors import ConfigError
 from pipeline.records import SAMPLE_RATE_HZ, Samples
 
+Range = tuple[int, int]
 Mask = npt.NDArray[np.bool_]
 
 SILERO_FRAME = 512  # samples per probability, as the model was trained
@@ -31,8 +32,8 @@ ENERGY_FLOOR_PERCENTILE = 10
 ENERGY_MARGIN_DB = 9.0
 
 
-def speech_spans(samples: Samples, config: ChunkConfig) -> tuple[tuple[int, int], ...]:
-    """Half-open sample ranges that hold speech: sorted, disjoint, padded by `pad_s`; neighbours may touch.
+def speech_spans(samples: Samples, config: ChunkConfig) -> tuple[Range, ...]:
+    """Half-open sample ranges that hold speech: sorted, disjoint, without padding.
 
     Pauses under `min_silence_s` belong to the speech around them; bursts under `min_speech_s` are dropped.
     int16 [n] at 16 kHz → ranges within [0, n). Raises ConfigError where the silero model is not installed.
@@ -46,7 +47,19 @@ def speech_spans(samples: Samples, config: ChunkConfig) -> tuple[tuple[int, int]
     return _spans(_silero_mask(samples, config.threshold), SILERO_FRAME, len(samples), config)
 
 
-def _spans(mask: Mask, frame: int, n_samples: int, config: ChunkConfig) -> tuple[tuple[int, int], ...]:
+def padded(spans: Sequence[Range], n_samples: int, config: ChunkConfig) -> tuple[Range, ...]:
+    """The ranges with `pad_s` before and after each, within [0, n_samples): still disjoint, but neighbours may touch."""
+    if not spans:
+        return ()
+    starts, ends = np.array(spans).T
+    pad = round(config.pad_s * SAMPLE_RATE_HZ)
+    middles = (ends[:-1] + starts[1:]) // 2  # a pause too short for both paddings is shared evenly
+    starts = np.maximum(starts - pad, np.append(0, middles))
+    ends = np.minimum(ends + pad, np.append(middles, n_samples))
+    return tuple(zip(starts.tolist(), ends.tolist(), strict=True))
+
+
+def _spans(mask: Mask, frame: int, n_samples: int, config: ChunkConfig) -> tuple[Range, ...]:
     if not mask.any():
         return ()
     edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)) * frame
@@ -54,12 +67,7 @@ def _spans(mask: Mask, frame: int, n_samples: int, config: ChunkConfig) -> tuple
     is_pause = starts[1:] - ends[:-1] >= config.min_silence_s * SAMPLE_RATE_HZ
     starts, ends = starts[np.append(True, is_pause)], ends[np.append(is_pause, True)]
     is_speech = ends - starts >= config.min_speech_s * SAMPLE_RATE_HZ
-    starts, ends = starts[is_speech], ends[is_speech]
-    pad = round(config.pad_s * SAMPLE_RATE_HZ)
-    middles = (ends[:-1] + starts[1:]) // 2  # a pause too short for both paddings is shared evenly
-    starts = np.maximum(starts - pad, np.append(0, middles))
-    ends = np.minimum(ends + pad, np.append(middles, n_samples))
-    return tuple(zip(starts.tolist(), ends.tolist(), strict=True))
+    return tuple(zip(starts[is_speech].tolist(), ends[is_speech].tolist(), strict=True))
 
 
 def _energy_mask(samples: Samples) -> Mask:

@@ -7,12 +7,16 @@ Knows no shards, no Ray, no engine but its longest chunk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
 
 from pipeline.audio.chunk import cut_chunks
 from pipeline.audio.reader import AudioReader
 from pipeline.audio.seam import quietest_cut_s, seam_bounds
-from pipeline.audio.vad import speech_spans
+from pipeline.audio.vad import Range, padded, speech_spans
 from pipeline.config import ChunkConfig, PlanConfig
 from pipeline.errors import AudioError
 from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodedWindow, Failure, Samples, Span, Window
@@ -26,10 +30,18 @@ _MISSING_SHARE = 0.02
 _MISSING_S = 0.1
 
 
+class Cut(NamedTuple):
+    """A chunk's half-open sample range in its window, and the seconds of speech found in it (None: nobody looked)."""
+
+    start: int
+    stop: int
+    speech_s: float | None
+
+
 def decode_window(
     reader: AudioReader, window: Window, plan: PlanConfig, chunking: ChunkConfig, max_chunk_s: float
-) -> tuple[DecodedWindow, Samples, tuple[tuple[int, int], ...]]:
-    """Decode a window: what it is, its samples, and the half-open sample range of each chunk in them.
+) -> tuple[DecodedWindow, Samples, tuple[Cut, ...]]:
+    """Decode a window: what it is, its samples, and where the chunks lie in them.
 
     Raises AudioError when nothing of it can be had.
     """
@@ -37,11 +49,15 @@ def decode_window(
     max_samples = int(min(chunking.max_s or max_chunk_s, max_chunk_s) * SAMPLE_RATE_HZ)
     pause_s = chunking.longest_pause_s
     longest_pause = None if pause_s is None else round(pause_s * SAMPLE_RATE_HZ)
-    bounds = cut_chunks(audio.samples, speech_spans(audio.samples, chunking), max_samples, longest_pause)
+    speech = speech_spans(audio.samples, chunking)
+    wanted = padded(speech, len(audio.samples), chunking)
+    bounds = cut_chunks(audio.samples, wanted, max_samples, longest_pause)
     end_s = audio.start_s + len(audio.samples) / SAMPLE_RATE_HZ
     spans = _silence_between(bounds, audio.start_s, len(audio.samples))
     decoded = DecodedWindow(audio.start_s, end_s, spans, audio.report)
-    return _with_shortfall(decoded, expected_end_s), audio.samples, bounds
+    heard_s = [None] * len(bounds) if chunking.vad == "none" else _speech_s(bounds, speech)
+    cuts = tuple(Cut(start, stop, speech_s) for (start, stop), speech_s in zip(bounds, heard_s, strict=True))
+    return _with_shortfall(decoded, expected_end_s), audio.samples, cuts
 
 
 def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[DecodedAudio, float]:
@@ -81,6 +97,18 @@ def _seam_s(reader: AudioReader, window: Window, boundary_s: float, plan: PlanCo
     if len(border.samples) < round((high_s - low_s) * SAMPLE_RATE_HZ):
         return boundary_s  # the audio ends inside the border; both neighbours see that too
     return quietest_cut_s(border.samples, low_s)
+
+
+def _speech_s(bounds: Sequence[Range], speech: Sequence[Range]) -> list[float]:
+    """Seconds of speech in each of the bounds; both sorted and disjoint."""
+    starts, stops = np.array(speech, np.int64).reshape(-1, 2).T
+    before = np.append(0, np.cumsum(stops - starts))  # samples of speech before each range, and in all
+
+    def until(sample: int) -> int:
+        reached = int(np.searchsorted(starts, sample))
+        return int(before[reached]) - (max(0, int(stops[reached - 1]) - sample) if reached else 0)
+
+    return [(until(stop) - until(start)) / SAMPLE_RATE_HZ for start, stop in bounds]
 
 
 def _silence_between(bounds: tuple[tuple[int, int], ...], start_s: float, n_samples: int) -> tuple[Span, ...]:

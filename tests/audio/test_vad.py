@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.audio import vad
 from pipeline.audio.chunk import cut_chunks
-from pipeline.audio.vad import speech_spans
+from pipeline.audio.vad import padded, speech_spans
 from pipeline.config import ChunkConfig
 from pipeline.records import SAMPLE_RATE_HZ
 
@@ -69,6 +69,10 @@ def noises(draw):
     return noise.ravel()[: draw(st.integers(0, 4 * SAMPLE_RATE_HZ))].clip(-32768, 32767).astype(np.int16)
 
 
+def padded_speech(samples: np.ndarray, config: ChunkConfig) -> tuple[tuple[int, int], ...]:
+    return padded(speech_spans(samples, config), len(samples), config)
+
+
 configs = st.builds(
     ChunkConfig,
     vad=st.sampled_from(["silero", "energy", "none"]),
@@ -83,10 +87,10 @@ configs = st.builds(
 @given(noises(), configs)
 def test_spans_are_sorted_disjoint_within_the_samples_and_always_the_same(samples, config):
     before = samples.copy()
-    spans = speech_spans(samples, config)
+    spans = padded_speech(samples, config)
     assert all(0 <= start < end <= len(samples) for start, end in spans)
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
-    assert speech_spans(samples, config) == spans
+    assert padded_speech(samples, config) == spans
     assert np.array_equal(samples, before)
 
 
@@ -102,7 +106,9 @@ def test_pauses_bursts_and_padding(mask, min_speech, min_silence, pad):
         elif is_speech:
             expected.append([at, at + 1])
     expected = [span for span in expected if span[1] - span[0] >= min_speech]
-    spans = vad._spans(np.array(mask, bool), frame, len(mask) * frame, config)
+    bare = vad._spans(np.array(mask, bool), frame, len(mask) * frame, config)
+    assert [list(span) for span in bare] == [[start * frame, end * frame] for start, end in expected]
+    spans = padded(bare, len(mask) * frame, config)
     assert len(spans) == len(expected)
     assert all(end <= start for (_, end), (start, _) in pairwise(spans))
     for (start, end), (bare_start, bare_end) in zip(spans, expected, strict=True):
@@ -120,17 +126,17 @@ def test_speech_goes_on_until_the_probability_is_well_below_the_threshold(monkey
 
 def test_nothing_holds_no_speech():
     for mode in (*MODES, "none"):
-        assert speech_spans(np.zeros(0, np.int16), ChunkConfig(vad=mode)) == ()
+        assert padded_speech(np.zeros(0, np.int16), ChunkConfig(vad=mode)) == ()
 
 
 def test_none_takes_everything():
-    assert speech_spans(np.zeros(500, np.int16), ChunkConfig(vad="none")) == ((0, 500),)
+    assert padded_speech(np.zeros(500, np.int16), ChunkConfig(vad="none")) == ((0, 500),)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("n_samples", [1, 159, 160, 511, 512, 513, 40_000])
 def test_silence_of_any_length_is_not_speech(mode, n_samples):
-    assert speech_spans(np.zeros(n_samples, np.int16), ChunkConfig(vad=mode)) == ()
+    assert padded_speech(np.zeros(n_samples, np.int16), ChunkConfig(vad=mode)) == ()
 
 
 @pytest.mark.parametrize("frames_per_call", [1, 7, 100, 10_000])
@@ -171,20 +177,20 @@ def test_a_missing_model_is_a_config_error(monkeypatch):
     ],
 )
 def test_silence_and_tones_are_not_speech(shared_data, mode, name):
-    assert speech_spans(read(shared_data / name), ChunkConfig(vad=mode)) == ()
+    assert padded_speech(read(shared_data / name), ChunkConfig(vad=mode)) == ()
 
 
 @pytest.mark.parametrize(
     "name", ["e/music/macroform-cold_day_30s.flac", "e/music/reno_project-system_30s.flac", "e/noise/kitchen.flac"]
 )
 def test_silero_takes_music_and_noise_for_what_they_are(shared_data, name):
-    assert speech_spans(read(shared_data / name), ChunkConfig(vad="silero")) == ()
+    assert padded_speech(read(shared_data / name), ChunkConfig(vad="silero")) == ()
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_long_gap_is_found(shared_data, mode):
     samples = read(shared_data / "e/silence/speech_45s-gap_speech.flac")
-    spans = speech_spans(samples, ChunkConfig(vad=mode))
+    spans = padded_speech(samples, ChunkConfig(vad=mode))
     longest = max(after - before for (_, before), (after, _) in pairwise(spans))
     assert 44 < longest / SAMPLE_RATE_HZ < 47
 
@@ -193,7 +199,7 @@ def test_a_long_gap_is_found(shared_data, mode):
 def test_a_long_reading_keeps_its_words(shared_data, mode):
     samples, words = long_reading(shared_data)
     assert words.mean() > 0.4
-    spans = speech_spans(samples, ChunkConfig(vad=mode))
+    spans = padded_speech(samples, ChunkConfig(vad=mode))
     assert held(spans, len(samples))[words].mean() > 0.99
     assert held(spans, len(samples)).mean() < 0.95
     chunks = cut_chunks(samples, spans, 30 * SAMPLE_RATE_HZ, 5 * SAMPLE_RATE_HZ)
@@ -202,8 +208,8 @@ def test_a_long_reading_keeps_its_words(shared_data, mode):
 
 def test_energy_agrees_with_silero_on_clean_speech(shared_data):
     samples = read(shared_data / f"{LONG}.mp3")
-    by_energy = held(speech_spans(samples, ChunkConfig(vad="energy")), len(samples))
-    by_silero = held(speech_spans(samples, ChunkConfig(vad="silero")), len(samples))
+    by_energy = held(padded_speech(samples, ChunkConfig(vad="energy")), len(samples))
+    by_silero = held(padded_speech(samples, ChunkConfig(vad="silero")), len(samples))
     assert by_energy[by_silero].mean() > 0.99
     assert (by_energy == by_silero).mean() > 0.9
 
@@ -214,12 +220,12 @@ def test_half_an_hour_stays_in_bounded_memory(mode):
     """A window costs the detector less than a copy of its samples."""
     script = (
         "import resource, numpy as np\n"
-        "from pipeline.audio.vad import speech_spans\n"
+        "from pipeline.audio.vad import padded, speech_spans\n"
         "from pipeline.config import ChunkConfig\n"
         "samples = np.random.default_rng(0).integers(-3000, 3000, 30 * 60 * 16_000).astype(np.int16)\n"
-        f"speech_spans(samples[:160_000], ChunkConfig(vad={mode!r}))\n"
+        f"padded_speech(samples[:160_000], ChunkConfig(vad={mode!r}))\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        f"speech_spans(samples, ChunkConfig(vad={mode!r}))\n"
+        f"padded_speech(samples, ChunkConfig(vad={mode!r}))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
     )
     grown_kib = int(subprocess.run([sys.executable, "-c", script], capture_output=True, check=True).stdout)

@@ -9,9 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.audio.reader import AudioReader
-from pipeline.audio.window import decode_window
+from pipeline.audio.vad import speech_spans
+from pipeline.audio.window import _speech_s, decode_window
 from pipeline.config import ChunkConfig, DecodeConfig, PlanConfig, SourceConfig
 from pipeline.errors import AudioError
 from pipeline.records import Recording, Samples, Window
@@ -63,12 +66,37 @@ def test_chunks_and_spans_cover_the_window_once(reader: AudioReader, recording: 
     config = ChunkConfig(vad="energy")
     with reader:
         window, samples, bounds = decode_window(reader, windows(recording, 150.0, 1)[0], PLAN, config, 30.0)
-    pieces = [(start / RATE, stop / RATE) for start, stop in bounds] + [(s.start_s, s.end_s) for s in window.spans]
+    pieces = [(start / RATE, stop / RATE) for start, stop, _ in bounds] + [(s.start_s, s.end_s) for s in window.spans]
     reached = 0.0
     for start, end in sorted(pieces):
         assert start == pytest.approx(reached, abs=1e-9)
         reached = end
     assert reached == pytest.approx(len(samples) / RATE)
+
+
+def test_a_chunk_knows_the_speech_in_it_without_the_padding(
+    reader: AudioReader, recording: Recording, whole: Samples
+) -> None:
+    config = ChunkConfig(vad="energy", max_s=10)
+    (window,) = windows(recording, 150.0, 1)
+    with reader:
+        _, _, cuts = decode_window(reader, window, PLAN, config, 30.0)
+        _, _, unseen = decode_window(reader, window, PLAN, CHUNKS, 30.0)
+    speech_s = sum(stop - start for start, stop in speech_spans(whole, config)) / RATE
+    assert sum(cut.speech_s or 0.0 for cut in cuts) == pytest.approx(speech_s)
+    assert all(0 < (cut.speech_s or 0.0) < (cut.stop - cut.start) / RATE for cut in cuts)
+    assert {cut.speech_s for cut in unseen} == {None}
+
+
+edges = st.lists(st.integers(0, 40), max_size=12, unique=True).map(sorted)
+
+
+@given(edges, edges)
+def test_speech_is_counted_sample_by_sample(chunk_edges: list[int], speech_edges: list[int]) -> None:
+    bounds, speech = (list(zip(some[::2], some[1::2], strict=False)) for some in (chunk_edges, speech_edges))
+    spoken = {sample for start, stop in speech for sample in range(start, stop)}
+    expected = [len(spoken & set(range(start, stop))) / RATE for start, stop in bounds]
+    assert _speech_s(bounds, speech) == pytest.approx(expected)
 
 
 def test_audio_that_breaks_off_is_declared_failed(reader: AudioReader, recording: Recording) -> None:

@@ -53,7 +53,9 @@ decoded_windows = st.builds(
     st.lists(st.builds(Span, seconds, seconds, st.just("failed")), max_size=2).map(tuple),
     failure=st.none() | failures,
 )
-chunks = st.builds(Chunk, st.integers(0, 3), st.integers(0, 3), seconds, seconds, st.just(0), st.just(2))
+chunks = st.builds(
+    Chunk, st.integers(0, 3), st.integers(0, 3), seconds, seconds, st.just(0), st.just(2), st.none() | seconds
+)
 segments = st.builds(
     Segment, st.just(0), seconds, seconds, texts, words=st.lists(st.builds(Word, texts), max_size=1).map(tuple)
 )
