@@ -23,8 +23,9 @@ demo-s3: $(VENV)/.dev archive  ## the same from and to a local S3 server
 archive: $(VENV)/.demo  ## make the demo archive (demo/archive) from the speech in demos/speech
 	@$(BIN)/python demos/make_archive.py
 
+# Two at a time on any machine: tests that start Ray, servers and models want memory, and much of the time is waiting.
 test: $(VENV)/.dev  ## run the tests, without the long ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## run the long tests: crashes, fuzzing, long recordings
 	$(BIN)/python -m pytest -m slow --timeout 1800

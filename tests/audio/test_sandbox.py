@@ -95,7 +95,7 @@ def test_a_decoder_that_the_machine_killed_decodes_again(
 
 
 def test_an_object_that_always_kills_the_decoder_costs_itself(reader: AudioReader, tmp_path: Path) -> None:
-    recording = long_opus(tmp_path / "long.opus", 4)
+    recording = long_opus(tmp_path / "long.opus", 10)
     reader.read(recording, 0, 0.1)
     over = threading.Event()
 
