@@ -51,6 +51,7 @@ _WHISPER_CODES = """
     sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo zh
 """
 _WHISPER = frozenset(_WHISPER_CODES.split())
+WHISPER_LANGUAGES = _WHISPER | {"yue"}  # every code that a Whisper can have a token for
 _HINTS, _HINTS_AND_DETECTION = frozenset({"keywords"}), frozenset({"keywords", "language_detection"})
 
 _GRANITE = frozenset({"de", "en", "es", "fr", "ja", "pt"})
