@@ -12,6 +12,7 @@ import yaml
 
 from pipeline.config import RunConfig
 from pipeline.engines.base import EngineSpec, describe_engine
+from pipeline.engines.languages import is_allowed
 from pipeline.engines.requests import Wish, knows_language, shortfall
 from pipeline.errors import RunError
 from pipeline.prepare import open_ledger, prepare, run_id, run_uri, write_plan
@@ -131,14 +132,18 @@ def report(config: RunConfig, settings: str) -> int:
 
 
 def _judge(config: RunConfig, spec: EngineSpec) -> Judge:
-    """Whether the engine can serve a row's language and keywords, and if not, what would become of it."""
+    """Whether the engine can serve a row's language and keywords and the language is allowed; if not, what becomes of it."""
 
     def judge(language: str | None, keywords: bool) -> str | None:
         wish = Wish.of(config.engine.task, language or config.engine.language, keywords)
         lack = shortfall(wish, spec)
         fails = not knows_language(spec, wish.language)
         fate = "would fail as language_unsupported" if fails else "would be transcribed without their keywords"
-        return lack and f"the engine {lack} (such rows {fate})."
+        if lack:
+            return f"the engine {lack} (such rows {fate})."
+        if not is_allowed(wish.language, config.engine.allowed_languages):
+            return f"{wish.language!r} is not in engine.allowed_languages (such rows would be flagged language_not_allowed)."
+        return None
 
     return judge
 

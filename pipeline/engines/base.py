@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Literal, Protocol
 
 from pipeline.config import EngineConfig
+from pipeline.engines.languages import check_allowed
 from pipeline.engines.requests import Wish, shortfall
 from pipeline.engines.requests import primary_language as primary_language  # engines look for it here
 from pipeline.errors import ConfigError
@@ -90,11 +91,13 @@ def describe_engine(config: EngineConfig) -> EngineSpec:
 
 
 def check_request(config: EngineConfig, spec: EngineSpec) -> None:
-    """Raises ConfigError, which names an engine that can, where the engine lacks engine.task or engine.language."""
+    """Raises ConfigError, which names an engine that can, where the engine lacks engine.task or engine.language, or cannot keep
+    to engine.allowed_languages."""
     lack = shortfall(Wish.of(config.task, config.language), spec)
     if lack:
         field = "language" if config.task in spec.tasks else "task"
         raise ConfigError(f"engine.{field} cannot be {getattr(config, field)!r}: the engine {lack}.")
+    check_allowed(config, spec)
 
 
 def create_engine(config: EngineConfig) -> Engine:

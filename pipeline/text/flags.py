@@ -14,7 +14,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from pipeline.config import FlagsConfig
-from pipeline.engines.requests import primary_language
+from pipeline.engines.languages import is_allowed
 from pipeline.records import Chunk, Hypothesis, Segment, Span
 
 # Name and meaning, in the order in which they are written.
@@ -100,13 +100,6 @@ def in_order(flags: Iterable[str]) -> tuple[str, ...]:
     """Each flag once: those that an engine brought, by name, then ours in the order of FLAGS."""
     found = set(flags)
     return (*sorted(found - FLAGS.keys()), *(flag for flag in FLAGS if flag in found))
-
-
-def is_allowed(language: str | None, allowed_languages: Collection[str]) -> bool:
-    """Whether a language may be: no language, and an empty list, are no objection. "pt" and "pt-BR" are one."""
-    return not (language and allowed_languages) or primary_language(language or "") in {
-        primary_language(tag) for tag in allowed_languages
-    }
 
 
 def spoken_chars(text: str) -> float:

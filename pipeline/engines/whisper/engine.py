@@ -22,6 +22,7 @@ from pipeline.config import EngineConfig
 from pipeline.engines.audible import is_audible
 from pipeline.engines.base import EngineSpec, primary_language
 from pipeline.engines.cores import usable_cores
+from pipeline.engines.languages import detection_choices
 from pipeline.engines.options import read_options
 from pipeline.engines.whisper.card import MAX_CHUNK_S, declare
 from pipeline.engines.whisper.features import HOP_SAMPLES, log_mels
@@ -161,7 +162,12 @@ class Whisper:
         if all(named):
             return [language for language in named if language]
         detected = self._model.detect_language(encoded)
-        return [language or best[0][0][2:-2] for language, best in zip(named, detected, strict=True)]
+        choices = detection_choices(self._config, self.spec.languages or ())
+        ranked = ([token[2:-2] for token, _ in each] for each in detected)  # "<|en|>", the most probable first
+        return [
+            language or next(code for code in codes if code in choices)
+            for language, codes in zip(named, ranked, strict=True)
+        ]
 
     def _generate(self, encoded: Any, prompts: list[list[int]]) -> Any:
         new, prompt = self._options.max_new_tokens, len(prompts[0])
