@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -197,15 +198,16 @@ def _plan_bytes(table: pa.Table) -> bytes:
 
 
 def _entries_of(windows: pa.Table, plan_key: str, row_group: int) -> pa.Table:
-    seconds = pc.subtract(windows["end_s"], windows["start_s"])
-    grouped = pa.table({"shard_id": windows["shard_id"], "audio_s": seconds}).group_by("shard_id", use_threads=False)
-    sums = grouped.aggregate([("audio_s", "sum"), ("audio_s", "count")])
-    count = sums.num_rows
+    """One row per shard, whose windows lie together. Not by `group_by`: where its hashes collide, groups change places."""
+    ids = windows["shard_id"].combine_chunks()
+    seconds = pc.subtract(windows["end_s"], windows["start_s"]).to_numpy()
+    is_first = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
+    starts = np.flatnonzero(np.append(len(ids) > 0, is_first))
     columns = [
-        sums["shard_id"],
-        pa.repeat(pa.scalar(plan_key), count),
-        pa.repeat(pa.scalar(row_group, pa.int32()), count),
-        sums["audio_s_count"].cast(pa.int32()),
-        sums["audio_s_sum"],
+        ids.take(pa.array(starts)),
+        pa.repeat(pa.scalar(plan_key), len(starts)),
+        pa.repeat(pa.scalar(row_group, pa.int32()), len(starts)),
+        pa.array(np.diff(starts, append=len(ids)), pa.int32()),
+        pa.array(np.add.reduceat(seconds, starts), pa.float64()),
     ]
     return pa.table(columns, schema=ENTRIES)
