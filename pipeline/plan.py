@@ -8,6 +8,7 @@ equal lengths are ordered by id. A plan is a table of PLAN_SCHEMA, one row per w
 from __future__ import annotations
 
 import hashlib
+import json
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ PLAN_SCHEMA = pa.schema(
         ("keywords", pa.list_(pa.string())),
         ("reference_text", pa.string()),
         ("channel", pa.int32()),
+        ("speakers", pa.string()),  # as in MANIFEST_SCHEMA
         ("extra", pa.map_(pa.string(), pa.string())),
         ("window_index", pa.int32()),
         ("window_count", pa.int32()),
@@ -54,13 +56,14 @@ _ROW_COLUMNS = (
     "keywords",
     "reference_text",
     "channel",
+    "speakers",
     "extra",
     "size_bytes",
     "etag",
 )
 # What a shard's id stands for: all that its text, and the scoring of its text, depends on.
 _HASHED = (
-    *("id", "uri", "offset_s", "duration_s", "language", "keywords", "reference_text", "channel"),
+    *("id", "uri", "offset_s", "duration_s", "language", "keywords", "reference_text", "channel", "speakers"),
     *("window_index", "window_count", "start_s", "end_s", "open_end", "size_bytes", "etag"),
 )
 
@@ -250,6 +253,7 @@ def _recording_of(row: dict[str, Any]) -> Recording:
         keywords=tuple(row["keywords"] or ()),
         reference_text=row["reference_text"],
         channel=row["channel"],
+        speakers=json.loads(row["speakers"]) if row["speakers"] else {},
         extra=dict(row["extra"] or ()),
     )
 
@@ -274,8 +278,8 @@ def split_new(rows: pa.Table, known_ids: pa.ChunkedArray) -> pa.Table:
 def changed_rows(rows: pa.Table, planned: pa.Table, limit: int = 5) -> list[str]:
     """Ids, at most `limit`, of rows that the manifest now gives otherwise than when they were planned.
 
-    Looks at uri, offset, duration, channel, language, keywords and reference. A row that is not planned, or a planned one
-    that the manifest has no more, is no change.
+    Looks at uri, offset, duration, channel, language, keywords, reference and speakers. A row that is not planned, or a
+    planned one that the manifest has no more, is no change.
     """
     planned = planned.filter(pc.equal(planned["window_index"], 0))
     where = pc.index_in(rows["id"], value_set=planned["id"])
@@ -284,7 +288,7 @@ def changed_rows(rows: pa.Table, planned: pa.Table, limit: int = 5) -> list[str]
     given = pc.if_else(planned["open_end"], pa.scalar(None, pa.float64()), planned["duration_s"])
     planned = planned.drop_columns("duration_s").append_column("duration_s", given)
     changed = pa.array(np.zeros(rows.num_rows, bool))
-    for name in ("uri", "offset_s", "duration_s", "channel", "language", "keywords", "reference_text"):
+    for name in ("uri", "offset_s", "duration_s", "channel", "language", "keywords", "reference_text", "speakers"):
         now, then = rows[name], planned[name].combine_chunks().take(where)
         if pa.types.is_list(now.type):
             now, then = pc.binary_join(now, "\x1e"), pc.binary_join(then, "\x1e")

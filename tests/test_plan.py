@@ -123,11 +123,13 @@ def test_blocks_are_whole_shards_and_change_nothing(rows: list[dict[str, Any]], 
 
 def test_records_carry_what_the_row_said() -> None:
     given_row = row("x", 90.0, offset_s=2.5, language="de", keywords=["Quarz", "Ton"], reference_text="Ja.", channel=1)
-    (shard, *others) = planned([{**given_row, "extra": [("speaker", "s1")]}])
+    named = {"extra": [("speaker", "s1")], "speakers": '{"Speaker 1": "Anna"}'}
+    (shard, *others) = planned([{**given_row, **named}])
     recording = shard.windows[0].recording
     assert (recording.id, recording.uri, recording.offset_s, recording.duration_s) == ("x", "s3://b/x.wav", 2.5, 90.0)
     assert (recording.language, recording.keywords, recording.reference_text) == ("de", ("Quarz", "Ton"), "Ja.")
     assert (recording.channel, recording.extra) == (1, {"speaker": "s1"})
+    assert recording.speakers == {"Speaker 1": "Anna"}
     assert [(w.index, w.count, w.start_s, w.end_s) for s in (shard, *others) for w in s.windows] == [
         (0, 3, 0.0, 30.0),
         (1, 3, 30.0, 60.0),
@@ -185,12 +187,14 @@ CHANGES: dict[str, Any] = {
     "keywords": ["b"],
     "reference_text": "",
     "channel": 0,
+    "speakers": '{"Speaker 1": "Ben"}',
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_shard_id_stands_for_everything_that_its_rows_depend_on(name: str) -> None:
     before = row("r", 10.0, language="en", keywords=["a"])
+    before["speakers"] = '{"Speaker 1": "Anna"}'
     (one,), (other,) = planned([before]), planned([{**before, name: CHANGES[name]}])
     assert one.index == other.index
     assert one.shard_id != other.shard_id

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +21,7 @@ from pipeline.config import EngineConfig, Section
 from pipeline.engines.base import EngineSpec, primary_language
 from pipeline.engines.options import read_options
 from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory
-from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis, Samples
+from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis, Samples, Segment, Word
 
 _WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "harbor", "inlet", "jetty", "kelp", "larch")
 _BLOCK = SAMPLE_RATE_HZ // 2  # two words a second, about the pace of speech
@@ -37,6 +37,7 @@ class FakeOptions(Section):
     padding: Literal["none", "longest", "fixed"] = Field("longest", description="what a batch is padded to")
     max_chunk_s: float = Field(30.0, gt=0, description="longest chunk")
     languages: list[str] | None = Field(None, description="languages it claims; null: any")
+    speakers: int = Field(0, ge=0, description="people who take turns, one word each; 0: it tells none apart")
     oom_above_s: float | None = Field(None, gt=0, description="padded seconds per batch above which memory runs out")
     fail_on_peak: int | None = Field(None, description="a chunk whose loudest sample is this value breaks its batch")
     die_on_call: int | None = Field(None, ge=1, description="the call (from 1) on which the engine dies")
@@ -67,7 +68,7 @@ class Fake:
             revision=config.revision or "1",
             languages=None if options.languages is None else frozenset(map(primary_language, options.languages)),
             tasks=frozenset({"transcribe"}),
-            features=frozenset(),
+            features=frozenset({"speakers", "word_times"} if options.speakers else ()),
             max_chunk_s=options.max_chunk_s,
             padding=options.padding,
             rtfx_per_worker=1 / per_s if per_s else 10_000.0,
@@ -117,14 +118,24 @@ class Fake:
         return True
 
     def _hear(self, chunk: ChunkAudio) -> Hypothesis:
-        blocks = (chunk.samples[start : start + _BLOCK] for start in range(0, len(chunk.samples), _BLOCK))
-        words = [_word(block) for block in blocks if _peak(block) > _SILENT_PEAK]
+        blocks = [chunk.samples[start : start + _BLOCK] for start in range(0, len(chunk.samples), _BLOCK)]
+        words = {position: _word(block) for position, block in enumerate(blocks) if _peak(block) > _SILENT_PEAK}
         return Hypothesis(
-            text=" ".join(words),
+            text=" ".join(words.values()),
             language=chunk.language or self._language,
             n_tokens=len(words),
             stop_reason="single_pass" if words else "silence",
+            segments=tuple(self._turns(words, chunk.audio_s)) if self._options.speakers else (),
         )
+
+    def _turns(self, words: dict[int, str], audio_s: float) -> Iterator[Segment]:
+        """A segment for each word, of one speaker after the other."""
+        for number, (position, text) in enumerate(words.items()):
+            start_s = position * _BLOCK / SAMPLE_RATE_HZ
+            end_s = min(start_s + _BLOCK / SAMPLE_RATE_HZ, audio_s)
+            speaker = f"Speaker {number % self._options.speakers + 1}"
+            word = Word(text, start_s, end_s, speaker=speaker)
+            yield Segment(number, start_s, end_s, text, speaker=speaker, words=(word,))
 
 
 def _peak(samples: Samples) -> int:

@@ -27,6 +27,7 @@ MANIFEST_SCHEMA = pa.schema(
         ("keywords", pa.list_(pa.string())),
         ("reference_text", pa.string()),
         ("channel", pa.int32()),
+        ("speakers", pa.string()),  # speaker label → name, as JSON with sorted keys; null: none
         ("extra", pa.map_(pa.string(), pa.string())),
     ]
 )
@@ -41,11 +42,13 @@ KEYS: dict[str, tuple[str, ...]] = {
     "keywords": ("keywords",),
     "reference_text": ("text", "reference", "reference_text"),
     "channel": ("channel",),
+    "speakers": ("speakers",),
 }
 MAX_ID_CHARS = 1_000
 
 _KNOWN = frozenset(key for keys in KEYS.values() for key in keys)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_NUMBERED = re.compile(r"[0-9]+(?= @|$)")
 _MAX_CHANNELS = 1024
 _EMPTY = (None, "")
 
@@ -155,6 +158,35 @@ def _keywords(value: Any) -> list[str]:
     return [word for word in (_text(word).strip() for word in words) if word]
 
 
+def _speakers(value: Any) -> str | None:
+    """As JSON with sorted keys: text can be compared and hashed. A label that is a mere number stands for `Speaker N`."""
+    names: dict[str, str] = {}
+    for given, name in _pairs(value):
+        if name in _EMPTY:
+            continue
+        label = _name(str(given) if isinstance(given, int) else given).strip()
+        if not label:
+            raise ValueError(f"has a name without a label, {_shown(name)}")
+        label = f"Speaker {label}" if _NUMBERED.match(label) else label
+        if label in names:
+            raise ValueError(f"names {label!r} twice")
+        names[label] = _name(name)
+    return json.dumps(names, ensure_ascii=False, sort_keys=True) if names else None
+
+
+def _pairs(value: Any) -> list[tuple[Any, Any]]:
+    """Label and name of a JSON object, of JSON text that holds one, or of a Parquet map."""
+    pairs = list(value.items()) if isinstance(value, dict) else value
+    if isinstance(value, str):
+        try:
+            pairs = json.loads(value, object_pairs_hook=lambda pairs: pairs)
+        except (ValueError, RecursionError):
+            pairs = None
+    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+        raise ValueError(f"is {_shown(value)}, not a map from speaker label to name")
+    return pairs
+
+
 def _is_unicode(text: str) -> bool:
     if text.isascii():
         return True
@@ -179,6 +211,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "keywords": _keywords,
     "reference_text": _text,
     "channel": _channel,
+    "speakers": _speakers,
 }
 
 

@@ -24,6 +24,7 @@ from pipeline.records import (
     Word,
 )
 from pipeline.text.flags import DEFAULT_LIMITS, chunk_flags, in_order, is_unheard, judged
+from pipeline.text.speakers import with_speakers
 from pipeline.text.timeline import audit
 
 _UNSPACED_LANGUAGES = frozenset({"ja", "zh", "yue", "th"})
@@ -44,7 +45,8 @@ def window_segments(
 
     Segments are numbered from 0, in the recording's seconds, sorted by start, clipped to their chunk, and flagged. An empty
     hypothesis becomes an unheard span where the chunk holds speech, else non-speech, as what an engine's own segments leave
-    out of a chunk; a failed chunk becomes a failed span. Chunks stand in the order of their windows.
+    out of a chunk; a failed chunk becomes a failed span. Speaker labels are the recording's, or the names that the
+    manifest gives for them. Chunks stand in the order of their windows.
     """
     planned, decoded = shard.shard.windows[window_position], shard.windows[window_position]
     first = bisect_left(shard.chunks, window_position, key=lambda chunk: chunk.window)
@@ -60,14 +62,17 @@ def window_segments(
             spans.append(Span(chunk.start_s, chunk.end_s, "failed"))
             continue
         of_chunk = chunk_flags(chunk, outcome, limits)
-        placed = _placed(chunk, outcome, planned.recording.channel)
+        numbered_from_s = None if planned.index == 0 and chunk.index == 0 else chunk.start_s
+        placed = with_speakers(
+            _placed(chunk, outcome, planned.recording.channel), numbered_from_s, planned.recording.speakers
+        )
         heard = [judged(_flagged(segment, of_chunk), limits, allowed_languages) for segment in placed]
         segments += heard
         if not heard and is_unheard(chunk, limits):
             spans.append(Span(chunk.start_s, chunk.end_s, "unheard"))
             continue
         spans += [Span(start_s, end_s, "non_speech") for start_s, end_s in _gaps(chunk.start_s, chunk.end_s, heard)]
-    return _numbered(segments), _merged(spans), failure
+    return numbered(segments), merged_spans(spans), failure
 
 
 def join_windows(rows: Sequence[Transcript]) -> Transcript:
@@ -89,7 +94,7 @@ def join_windows(rows: Sequence[Transcript]) -> Transcript:
         status=rows[0].status if len(statuses) == 1 else "partial",
         duration_s=sum(row.duration_s for row in rows),
         text=_joined((row.text for row in rows), language),
-        segments=_numbered(segment for row in rows for segment in row.segments),
+        segments=numbered(segment for row in rows for segment in row.segments),
         spans=_joined_spans(rows),
         failure=next((row.failure for row in rows if row.failure), None),
         language=language,
@@ -158,7 +163,8 @@ def _clip(time_s: float, low_s: float, high_s: float) -> float:
     return max(low_s, min(time_s, high_s))
 
 
-def _numbered(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+def numbered(segments: Iterable[Segment]) -> tuple[Segment, ...]:
+    """The segments with their positions as ids."""
     return tuple(replace(segment, id=number) for number, segment in enumerate(segments))
 
 
@@ -167,8 +173,8 @@ def _gaps(start_s: float, end_s: float, pieces: Iterable[Segment | Span]) -> lis
     return [(problem.start_s, problem.end_s) for problem in problems if problem.kind == "gap"]
 
 
-def _merged(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """Sorted by time, touching spans of one kind as one."""
+def merged_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The spans sorted by time, touching spans of one kind as one."""
     merged: list[Span] = []
     for span in sorted(spans, key=lambda span: (span.start_s, span.end_s)):
         if merged and merged[-1].kind == span.kind and span.start_s <= merged[-1].end_s + _SAME_TIME_S:
@@ -187,7 +193,7 @@ def _joined_spans(rows: Sequence[Transcript]) -> tuple[Span, ...]:
         planned_end_s = max((span.end_s for row in rows for span in row.spans), default=0.0)
         end_s = max([planned_end_s, *(segment.end_s for segment in segments)])
         spans += [Span(start_s, stop_s, "failed") for start_s, stop_s in _gaps(0.0, end_s, [*segments, *spans])]
-    return _merged(spans)
+    return merged_spans(spans)
 
 
 def _main_language(rows: Sequence[Transcript]) -> str | None:

@@ -35,6 +35,18 @@ def test_two_words_a_second_and_none_for_silence() -> None:
     assert words[:2] == words[2:]
 
 
+def test_people_take_turns_word_by_word() -> None:
+    samples = np.concatenate([noise(1.0).samples, np.zeros(16_000, np.int16), noise(0.75, 1).samples])
+    (heard,) = fake(speakers=3).transcribe([ChunkAudio(samples)])
+    assert " ".join(segment.text for segment in heard.segments) == heard.text
+    assert [(segment.start_s, segment.end_s, segment.speaker) for segment in heard.segments] == [
+        (0.0, 0.5, "Speaker 1"),
+        (0.5, 1.0, "Speaker 2"),
+        (2.0, 2.5, "Speaker 3"),
+        (2.5, 2.75, "Speaker 1"),
+    ]
+
+
 def test_device_time_follows_the_padded_length() -> None:
     chunks = [noise(1), noise(3, 1), noise(2, 2)]
     for padding, padded_seconds in (("none", 6), ("longest", 9), ("fixed", 90)):

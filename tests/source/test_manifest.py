@@ -104,6 +104,27 @@ def test_values_that_are_not_text_pass_through_as_json(tmp_path: Path) -> None:
     assert extra == {"snr": "12.5", "tags": '["x", "ÿ"]', "good": "true", "at": '{"b": 1}'}
 
 
+def test_names_of_speakers_are_a_map_in_every_format(tmp_path: Path) -> None:
+    labels = {"2": "Ben", "Speaker 1": "Änne", "3 @0:30:00.250": "Änne", "4": None, "host": ""}
+    wanted = json.dumps(
+        {"Speaker 1": "Änne", "Speaker 2": "Ben", "Speaker 3 @0:30:00.250": "Änne"}, ensure_ascii=False, sort_keys=True
+    )
+    rows = [{"uri": "a.wav", "speakers": labels}, {"uri": "b.wav"}, {"uri": "c.wav", "speakers": {}}]
+    flat = [{**row, "speakers": json.dumps(row["speakers"]) if "speakers" in row else ""} for row in rows]
+    structs, maps, numbers = tmp_path / "structs.parquet", tmp_path / "maps.parquet", tmp_path / "numbers.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), structs)
+    kinds = {
+        kind: pa.schema([("uri", pa.string()), ("speakers", pa.map_(kind, pa.string()))])
+        for kind in (pa.string(), pa.int8())
+    }
+    pairs = [{**row, "speakers": list(row["speakers"].items()) if "speakers" in row else None} for row in rows]
+    pq.write_table(pa.Table.from_pylist(pairs, kinds[pa.string()]), maps)
+    for path in (write_jsonl(tmp_path / "m.jsonl", rows), write_delimited(tmp_path / "m.csv", flat), structs, maps):
+        assert [row["speakers"] for row in rows_of(path)] == [wanted, None, None], path.name
+    pq.write_table(pa.Table.from_pylist([{"uri": "a.wav", "speakers": [(1, "Anna")]}], kinds[pa.int8()]), numbers)
+    assert rows_of(numbers)[0]["speakers"] == '{"Speaker 1": "Anna"}'
+
+
 def test_missing_ids_come_from_the_row_alone(tmp_path: Path) -> None:
     rows = [
         {"uri": "a.wav"},
@@ -147,6 +168,13 @@ BAD_LINES = {
     "long uri": (json.dumps({"uri": "u" * 1001}), "no id is given and the uri is too long"),
     "surrogate": ('{"uri": "x", "text": "\\ud800"}', "half a surrogate pair"),
     "surrogate in extra": ('{"uri": "x", "k": ["\\ud800"]}', "half a surrogate pair"),
+    "speakers": ('{"uri": "x", "speakers": ["Anna"]}', "speakers is ['Anna'], not a map from speaker label to name"),
+    "speakers text": ('{"uri": "x", "speakers": "Anna"}', "speakers is 'Anna', not a map from speaker label to name"),
+    "speakers list": ('{"uri": "x", "speakers": "[{}]"}', "speakers is '[{}]', not a map"),
+    "speaker's name": ('{"uri": "x", "speakers": {"1": 5}}', "speakers is 5, not text"),
+    "speaker's label": ('{"uri": "x", "speakers": {" ": "Anna"}}', "a name without a label, 'Anna'"),
+    "speaker twice": ('{"uri": "x", "speakers": {"1": "A", "Speaker 1": "B"}}', "names 'Speaker 1' twice"),
+    "speaker twice in text": ('{"uri": "x", "speakers": "{\\"1\\": \\"A\\", \\"1\\": \\"B\\"}"}', "'Speaker 1' twice"),
     "duplicate": ('{"uri": "3.wav"}', "the id '3.wav' is that of line 4 too"),
 }
 
@@ -295,7 +323,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=5,
 )
-NAMES = st.sampled_from(["id", "uri", "path", "offset", "duration", "lang", "keywords", "text", "channel"])
+NAMES = st.sampled_from(["id", "uri", "path", "offset", "duration", "lang", "keywords", "text", "channel", "speakers"])
 
 
 @given(st.lists(st.dictionaries(NAMES | TEXT, JSON, max_size=6) | JSON, max_size=5))
