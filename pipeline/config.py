@@ -197,6 +197,7 @@ class RetryConfig(Section):
     failed: bool = speed_field(False, "try failed recordings, and failed stretches of others, again")
     languages: list[str] = speed_field([], "only recordings in these languages; empty: all")
     stretch_s: float = speed_field(30.0, "neighbouring segments are heard together up to this length", gt=1, le=7200)
+    shard_s: float = speed_field(600.0, "audio per shard of a retry: smaller than a run's, its seeks cost more", gt=0)
     min_coverage: float = speed_field(0.9, "share of the first text's letters that the second must have", ge=0, le=1)
     min_gain: float = speed_field(0.05, "confidence to be gained where flags and engine are the same", ge=0, le=1)
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from pipeline.config import RunConfig
 from pipeline.errors import StoreError
 from pipeline.metrics.summary import RunTotals
-from pipeline.records import EngineStats, RunIdentity, Shard, Transcript
+from pipeline.records import EngineStats, RunIdentity, Shard
 from pipeline.schema import (
     FAILURES,
     SEGMENTS,
@@ -25,15 +25,14 @@ from pipeline.schema import (
     column,
     failures_table,
     segments_table,
-    transcript_of,
     transcripts_table,
 )
+from pipeline.store.joining import WindowJoiner
 from pipeline.store.ledger import Ledger, read_json
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import Part, list_parts, stats_of
 from pipeline.store.tables import TableWriter
 from pipeline.store.verify import part_tables, rows_match
-from pipeline.text.stitch import join_windows
 from pipeline.text.transcript import scored
 
 SHARDS = pa.schema(
@@ -50,6 +49,8 @@ SHARDS = pa.schema(
         column("padded_s", pa.float64(), "seconds the engine computed for them, padding included"),
         column("batches", pa.int64(), "batches the speech was packed into"),
         column("draft_s", pa.float64(), "seconds of speech whose text is the engine's unedited draft"),
+        column("drafted_tokens", pa.float64(), "tokens of text where the engine had a draft to check"),
+        column("foretold_tokens", pa.float64(), "of them, those that the draft had right"),
     ]
 )
 
@@ -72,29 +73,6 @@ class Snapshot:
     def partial(self) -> int:
         """Recordings of which something is missing."""
         return int(self.run["totals"]["partial"])
-
-
-class WindowJoiner:
-    """Holds the windows of long recordings until all of one are there: texts, no audio, few at a time (windows lie together)."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, list[tuple[Transcript, str]]] = {}
-
-    def add(self, rows: pa.Table) -> list[tuple[Transcript, str]]:
-        """Take window rows; give back the recordings that became complete, each with its first shard."""
-        complete = []
-        for row in rows.to_pylist():
-            waiting = self._waiting.setdefault(row["id"], [])
-            waiting.append((transcript_of(row), row["shard_id"]))
-            if len(waiting) == row["window_count"]:
-                windows = sorted(self._waiting.pop(row["id"]), key=lambda pair: pair[0].window_index)
-                complete.append((join_windows([window for window, _ in windows]), windows[0][1]))
-        return complete
-
-    @property
-    def incomplete(self) -> list[str]:
-        """Recordings of which some windows never came."""
-        return list(self._waiting)
 
 
 class Finalizer:
@@ -211,5 +189,7 @@ def _shard_row(shard: Shard, part: Part, rows: pa.Table, stats: EngineStats) -> 
         "padded_s": stats.padded_s,
         "batches": stats.batches,
         "draft_s": stats.draft_s,
+        "drafted_tokens": stats.drafted_tokens,
+        "foretold_tokens": stats.foretold_tokens,
     }
     return pa.Table.from_pylist([row], schema=SHARDS)

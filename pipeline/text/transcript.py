@@ -12,7 +12,7 @@ from pipeline.text.flags import DEFAULT_LIMITS, row_flags
 from pipeline.text.stitch import transcript_text, window_segments
 
 # A decoder's own word that samples were lost: the text may lack something, so the row is not "ok".
-_LOSSY_WARNINGS = ("decode_errors", "longer_than_its_header")
+LOSSY_WARNINGS = ("decode_errors", "longer_than_its_header")
 
 
 def transcripts_of(
@@ -71,7 +71,7 @@ def _row(shard: TranscribedShard, position: int, limits: FlagsConfig, allowed_la
 def _status(decoded: DecodedWindow, failure: Failure | None, has_text: bool) -> Status:
     if failure and not has_text and (decoded.end_s <= decoded.start_s or failure.stage == "transcribe"):
         return "failed"
-    if failure or any(warning.startswith(_LOSSY_WARNINGS) for warning in decoded.report.warnings):
+    if failure or any(warning.startswith(LOSSY_WARNINGS) for warning in decoded.report.warnings):
         return "partial"
     return "ok"
 

@@ -1,0 +1,176 @@
+"""A transcript with stretches of it heard again: what was better replaced, the rest untouched. Pure.
+
+Knows the two hypotheses and `choice`; not which retry they came from, nor where they are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from pipeline.records import Segment, Span, Status, Transcript, Word
+from pipeline.text.choice import RETRIED, Choice, Guard, Heard, choose
+from pipeline.text.flags import in_order, row_flags
+from pipeline.text.stitch import merged_spans, numbered, transcript_text
+from pipeline.text.stretches import SAME_TIME_S
+from pipeline.text.timeline import audit
+from pipeline.text.transcript import LOSSY_WARNINGS
+
+
+@dataclass(frozen=True, slots=True)
+class HeardAgain:
+    """A stretch and what the second engine made of it. `row` has times from the stretch's start; `end_s` None: all of it."""
+
+    start_s: float
+    end_s: float | None
+    row: Transcript
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Both hypotheses of a stretch, on the recording's clock, and which of them stands."""
+
+    first: Heard
+    second: Heard
+    choice: Choice
+
+
+def mend(row: Transcript, again: HeardAgain, engine: str, guard: Guard) -> tuple[Transcript, Verdict]:
+    """The row with the stretch as it should stand, and why; the edit counts are the old ones until it is scored again.
+
+    `engine`: who heard the row, for the segments that no retry has replaced.
+    """
+    if again.end_s is None:
+        return _mend_whole(row, again, guard)
+    end_s = again.end_s
+    inside = [segment for segment in row.segments if _touches(segment, again.start_s, end_s)]
+    first = _first(row, inside, again.start_s, end_s, engine)
+    second = _second(again, end_s, first)
+    if any(one.start_s < again.start_s - SAME_TIME_S or one.end_s > end_s + SAME_TIME_S for one in inside):
+        return row, Verdict(first, second, Choice(False, "moved"))
+    choice = choose(first, second, guard)
+    mended = _replaced(row, again, end_s, second.segments) if choice.second else row
+    return mended, Verdict(first, second, choice)
+
+
+def _mend_whole(row: Transcript, again: HeardAgain, guard: Guard) -> tuple[Transcript, Verdict]:
+    """A recording of which nothing was decoded: the second row as a whole, or one try more."""
+    found = again.row
+    first = Heard(row.segments, failed=row.status == "failed")
+    segments = tuple(_marked(found.segments))
+    second = Heard(segments, _is_unheard(found.spans), found.status == "failed", again.engine)
+    choice = choose(first, second, guard)
+    if choice.second:
+        flags = row_flags(segments, found.spans)
+        own = {name: getattr(row, name) for name in ("id", "uri", "offset_s", "reference_text", "extra")}
+        return replace(found, **own, segments=segments, flags=flags), Verdict(first, second, choice)
+    if row.failure and second.failed:
+        row = replace(row, failure=replace(row.failure, attempts=row.failure.attempts + 1))
+    return row, Verdict(first, second, choice)
+
+
+def _first(row: Transcript, inside: Sequence[Segment], start_s: float, end_s: float, engine: str) -> Heard:
+    touched = [span for span in row.spans if _touches(span, start_s, end_s)]
+    failed = not inside and any(span.kind == "failed" for span in touched)
+    mixed = any(RETRIED in segment.flags for segment in inside)
+    return Heard(tuple(inside), _is_unheard(touched), failed, None if mixed else engine)
+
+
+def _second(again: HeardAgain, end_s: float, first: Heard) -> Heard:
+    found = again.row
+    segments = tuple(_with_speaker(_marked(_moved(found.segments, again.start_s, end_s)), first.segments))
+    # Of a stretch that failed every part is a gain; in the place of a text half a text is none.
+    failed = found.status == "failed" or (_lost_s(found) > SAME_TIME_S and not (first.failed and segments))
+    return Heard(segments, _is_unheard(found.spans), failed, again.engine)
+
+
+def _lost_s(row: Transcript) -> float:
+    return sum(span.end_s - span.start_s for span in row.spans if span.kind == "failed")
+
+
+def _replaced(row: Transcript, again: HeardAgain, end_s: float, segments: Sequence[Segment]) -> Transcript:
+    """The row with the stretch's segments and spans in the place of its own."""
+    kept = [segment for segment in row.segments if not _touches(segment, again.start_s, end_s)]
+    spans = [*_outside(row.spans, again.start_s, end_s), *_spans(again, end_s, segments)]
+    recovered = any(span.kind == "failed" for span in row.spans) and not any(span.kind == "failed" for span in spans)
+    segments = numbered(sorted([*kept, *segments], key=lambda segment: (segment.start_s, segment.end_s)))
+    whole = merged_spans(spans)
+    language = row.language or again.row.language
+    return replace(
+        row,
+        status=_status(row) if recovered else ("partial" if row.status == "failed" and segments else row.status),
+        failure=None if recovered else row.failure,
+        language=language,
+        text=transcript_text(segments, language),
+        segments=segments,
+        spans=whole,
+        flags=row_flags(segments, whole),
+    )
+
+
+def _status(row: Transcript) -> Status:
+    """Of a row without a failure."""
+    return "partial" if any(warning.startswith(LOSSY_WARNINGS) for warning in row.warnings) else "ok"
+
+
+def _spans(again: HeardAgain, end_s: float, segments: Sequence[Segment]) -> Iterator[Span]:
+    """The second engine's spans in the stretch; what it leaves open by a rounding is no speech."""
+    found: list[Span] = []
+    for span in again.row.spans:
+        start_s = max(again.start_s, again.start_s + span.start_s)
+        stop_s = min(end_s, again.start_s + span.end_s)
+        if stop_s > start_s:
+            found.append(replace(span, start_s=start_s, end_s=stop_s))
+    yield from found
+    pieces = [(segment.start_s, segment.end_s) for segment in segments]
+    pieces += [(span.start_s, span.end_s) for span in found]
+    for problem in audit(again.start_s, end_s, pieces, tolerance_s=0.0):
+        if problem.kind == "gap":
+            yield Span(problem.start_s, problem.end_s, "non_speech")
+
+
+def _outside(spans: Iterable[Span], start_s: float, end_s: float) -> Iterator[Span]:
+    """The spans without what lies in the stretch."""
+    for span in spans:
+        for low_s, high_s in ((span.start_s, min(span.end_s, start_s)), (max(span.start_s, end_s), span.end_s)):
+            if high_s > low_s:
+                yield replace(span, start_s=low_s, end_s=high_s)
+
+
+def _moved(segments: Iterable[Segment], offset_s: float, end_s: float) -> Iterator[Segment]:
+    """On the recording's clock, inside the stretch."""
+
+    def at(time_s: float | None) -> float | None:
+        return None if time_s is None else min(offset_s + time_s, end_s)
+
+    for segment in segments:
+        words = tuple(replace(word, start_s=at(word.start_s), end_s=at(word.end_s)) for word in segment.words)
+        start_s, stop_s = min(offset_s + segment.start_s, end_s), min(offset_s + segment.end_s, end_s)
+        yield replace(segment, start_s=start_s, end_s=stop_s, words=words)
+
+
+def _marked(segments: Iterable[Segment]) -> Iterator[Segment]:
+    return (replace(segment, flags=in_order((RETRIED, *segment.flags))) for segment in segments)
+
+
+def _with_speaker(segments: Iterable[Segment], first: Sequence[Segment]) -> Iterator[Segment]:
+    """An engine counts speakers anew in every stretch: the recording's one speaker there is kept, others are not known."""
+    speakers = {segment.speaker for segment in first}
+    speaker = speakers.pop() if len(speakers) == 1 else None
+
+    def named(word: Word) -> Word:
+        return replace(word, speaker=speaker if word.speaker else None)
+
+    return (replace(one, speaker=speaker, words=tuple(map(named, one.words))) for one in segments)
+
+
+def _is_unheard(spans: Iterable[Span]) -> bool:
+    return any(span.kind == "unheard" for span in spans)
+
+
+def _touches(piece: Segment | Span, start_s: float, end_s: float) -> bool:
+    """Whether more than a rounding of the piece lies in the stretch; a piece without length, if it is in its midst."""
+    if piece.end_s - piece.start_s <= SAME_TIME_S:
+        return start_s + SAME_TIME_S < piece.start_s < end_s - SAME_TIME_S
+    return min(piece.end_s, end_s) - max(piece.start_s, start_s) > SAME_TIME_S
