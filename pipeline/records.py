@@ -232,6 +232,7 @@ class Hypothesis:
     segments: tuple[Segment, ...] = ()
     words: tuple[Word, ...] = ()
     warnings: tuple[str, ...] = ()  # what the row should say about how it was heard, such as "keywords_ignored"
+    n_foretold: int | None = None  # of n_tokens, those that a draft had right; None: no draft was tried
 
     @property
     def is_draft(self) -> bool:
@@ -249,6 +250,8 @@ class EngineStats:
     padded_s: float = 0.0  # seconds the engine computed for them, padding included
     batches: int = 0
     draft_s: float = 0.0  # seconds of audio whose text is the engine's unedited draft
+    drafted_tokens: float = 0.0  # tokens of text of which the engine tried to guess several at a time
+    foretold_tokens: float = 0.0  # of them, those that were guessed right
 
     def share(self, part: float) -> EngineStats:
         """The part of the cost that falls to one of several shards packed together."""
@@ -259,6 +262,8 @@ class EngineStats:
             self.padded_s * part,
             self.batches,
             self.draft_s * part,
+            self.drafted_tokens * part,
+            self.foretold_tokens * part,
         )
 
 

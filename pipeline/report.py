@@ -125,6 +125,9 @@ def _engine_lines(run: dict[str, Any], wall_s: float) -> list[str]:
         lines.append(
             f"drafts         {share:8.1%}   of the audio kept the engine's first hypothesis".replace("%", " %")
         )
+    if tokens := totals.get("drafted_tokens", 0.0):
+        share = totals["foretold_tokens"] / tokens
+        lines.append(f"foretold       {share:8.1%}   of the tokens that had a draft to check".replace("%", " %"))
     price = run["config"]["runtime"]["usd_per_engine_hour"]
     if price and wall_s:
         worker_s = sum(session["wall_s"] * session["engine_workers"] for session in sessions)

@@ -17,6 +17,7 @@ from pipeline.batching import Indices, pack_batches, padded_s
 from pipeline.config import BatchConfig
 from pipeline.engines.base import Engine, EngineSpec
 from pipeline.engines.requests import Wish, knows_language, primary_language, shortfall
+from pipeline.engines.watchdog import watched
 from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory, ItemError
 from pipeline.records import ChunkAudio, EngineStats, Failure, Hypothesis
 
@@ -96,7 +97,8 @@ def run_batches(
             continue
         attempts[indices] += 1
         mark = memory.clock.enter()
-        found = _attempt(engine, [_plain(chunks[index]) for index in indices])
+        with watched(batch.timeout_s + batch.timeout_per_audio_s * seconds):
+            found = _attempt(engine, [_plain(chunks[index]) for index in indices])
         engine_s = stats.engine_s + memory.clock.leave(mark)
         stats = replace(stats, engine_s=engine_s, padded_s=stats.padded_s + seconds, batches=stats.batches + 1)
         if isinstance(found, Failure) and len(indices) > 1:
@@ -108,9 +110,21 @@ def run_batches(
         else:
             for index, hypothesis in zip(indices, found, strict=True):
                 outcomes[index] = _with_warnings(spec, chunks[index], hypothesis)
-                if hypothesis.is_draft:
-                    stats = replace(stats, draft_s=stats.draft_s + float(audio_s[index]))
+                stats = _with_drafts(stats, hypothesis, float(audio_s[index]))
     return [outcome for outcome in outcomes if outcome is not None], stats
+
+
+def _with_drafts(stats: EngineStats, hypothesis: Hypothesis, audio_s: float) -> EngineStats:
+    """What drafts were good for in one hypothesis, added to what is known."""
+    if hypothesis.is_draft:
+        stats = replace(stats, draft_s=stats.draft_s + audio_s)
+    if hypothesis.n_foretold is None:
+        return stats
+    return replace(
+        stats,
+        drafted_tokens=stats.drafted_tokens + (hypothesis.n_tokens or 0),
+        foretold_tokens=stats.foretold_tokens + hypothesis.n_foretold,
+    )
 
 
 def _attempt(engine: Engine, chunks: list[ChunkAudio]) -> list[Hypothesis] | Failure:

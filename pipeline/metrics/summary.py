@@ -129,6 +129,8 @@ class RunTotals:
             "engine_audio_s": self._engine.audio_s,
             "padded_s": self._engine.padded_s,
             "draft_s": self._engine.draft_s,
+            "drafted_tokens": self._engine.drafted_tokens,
+            "foretold_tokens": self._engine.foretold_tokens,
             "batches": self._engine.batches,
             **{f"by_{column}": _largest_first(groups) for column, groups in self._by.items()},
             "failure_codes": dict(self._failure_codes.most_common()),

@@ -159,7 +159,10 @@ class Hasty(Fake):
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         found = zip(chunks, super().transcribe(chunks), strict=True)
-        return [replace(heard, stop_reason="draft") if chunk.audio_s % 1 == 0 else heard for chunk, heard in found]
+        return [
+            replace(heard, stop_reason="draft", n_tokens=10, n_foretold=7) if chunk.audio_s % 1 == 0 else heard
+            for chunk, heard in found
+        ]
 
 
 def test_audio_that_kept_a_draft_is_summed_once() -> None:
@@ -168,7 +171,9 @@ def test_audio_that_kept_a_draft_is_summed_once() -> None:
     outcomes, stats = run_batches(engine, chunks, BATCH, MemoryBudget())
     assert [*failures(outcomes)] == [3, 4]
     assert (stats.draft_s, stats.audio_s) == (5, 10.5)
-    assert stats.share(0.5).draft_s == 2.5
+    assert (stats.drafted_tokens, stats.foretold_tokens) == (20, 14)
+    half = stats.share(0.5)
+    assert (half.draft_s, half.drafted_tokens, half.foretold_tokens) == (2.5, 10, 7)
     assert run_batches(fake(), chunks[:3], BATCH, MemoryBudget())[1].draft_s == 0
 
 

@@ -81,7 +81,16 @@ def row(window: Window, failed: bool = False) -> Transcript:
 
 def part_bytes(shard: Shard, failed: Iterable[str] = (), rows: list[Transcript] | None = None) -> bytes:
     made = rows if rows is not None else [row(window, window.recording.id in failed) for window in shard.windows]
-    stats = EngineStats(1.0, 0.25, shard.audio_s, padded_s=shard.audio_s + 1, batches=1, draft_s=shard.audio_s / 4)
+    stats = EngineStats(
+        1.0,
+        0.25,
+        shard.audio_s,
+        padded_s=shard.audio_s + 1,
+        batches=1,
+        draft_s=shard.audio_s / 4,
+        drafted_tokens=8.0,
+        foretold_tokens=6.0,
+    )
     return encode_part(transcripts_table(made, IDENTITY, shard.shard_id), stats)
 
 

@@ -22,7 +22,7 @@ def test_the_first_part_stands(tmp_path: Path) -> None:
     assert part.key == part_key(shard.shard_id)
     rows = read_part(ledger.store, part)
     assert rows["status"].to_pylist() == ["ok"]
-    assert stats_of(rows) == EngineStats(1.0, 0.25, 10.0, 11.0, 1, draft_s=2.5)
+    assert stats_of(rows) == EngineStats(1.0, 0.25, 10.0, 11.0, 1, 2.5, drafted_tokens=8, foretold_tokens=6)
 
 
 def test_rows_that_are_doubled_are_never_put(tmp_path: Path) -> None:

@@ -58,15 +58,17 @@ def test_parts_from_before_there_were_drafts_are_taken(ledger: Ledger, tmp_path:
     path = tmp_path / part_key(first.shard_id)
     rows = pq.read_table(path)
     stats = json.loads(rows.schema.metadata[b"quarry.stats"])
-    assert stats.pop("draft_s") == first.audio_s / 4
+    assert [stats.pop(name) for name in ("draft_s", "drafted_tokens", "foretold_tokens")] == [first.audio_s / 4, 8, 6]
     plain = pa.schema([field.remove_metadata() for field in rows.schema])  # as if columns had been described otherwise
     old = rows.cast(plain).replace_schema_metadata({**rows.schema.metadata, b"quarry.stats": json.dumps(stats)})
     pq.write_table(old, path)
     snapshot = finalize(ledger, CONFIG, IDENTITY)
     shards = {one["shard_id"]: one for one in read(tmp_path, snapshot, "shards").to_pylist()}
-    assert shards[first.shard_id]["draft_s"] == 0
+    assert shards[first.shard_id]["draft_s"] == shards[first.shard_id]["drafted_tokens"] == 0
     expected_s = sum(shard.audio_s / 4 for shard in ledger.shards()) - first.audio_s / 4
     assert snapshot.run["totals"]["draft_s"] == sum(one["draft_s"] for one in shards.values()) == expected_s > 0
+    assert snapshot.run["totals"]["drafted_tokens"] == 8 * (len(shards) - 1)
+    assert snapshot.run["totals"]["foretold_tokens"] == 6 * (len(shards) - 1) > 0
 
 
 def test_finalize_again_changes_nothing(ledger: Ledger, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pipeline.errors import ConfigError
 
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 _WEIGHTS, _INDEX, _GENERATION = "model.safetensors", "model.safetensors.index.json", "generation_config.json"
-_DRAFT_HEAD = "out_llm.safetensors"  # published with 4.1 alone
+DRAFT_HEAD = "out_llm.safetensors"  # published with 4.1 alone
 _ADAPTER = "adapter_config.json"
 _MAX_JSON_BYTES, _MAX_TOKENIZER_BYTES = 2**20, 64 * 2**20  # published: a few kB and 7 MB
 _TAKE = "take the folder of ibm-granite/granite-speech-4.1-2b or granite-4.0-1b-speech as it is published"
@@ -53,6 +53,7 @@ class Checkpoint:
     files: tuple[str, ...]  # what loading needs, weights included
     version: Version | None  # None: its names do not tell
     positions: int  # longest sequence of the language model
+    draft_head: str | None = None  # file with the head of the encoder's own tokens
 
 
 def read_checkpoint(files: ModelFiles, family: Family = GRANITE) -> Checkpoint:
@@ -89,6 +90,7 @@ def read_checkpoint(files: ModelFiles, family: Family = GRANITE) -> Checkpoint:
         files=(*small, TOKENIZER_FILE, *weights),
         version=_version(files.model, names),
         positions=_positions(files.model, config),
+        draft_head=DRAFT_HEAD if DRAFT_HEAD in names else None,
     )
 
 
@@ -108,7 +110,7 @@ def _check_type(model: str, config: Mapping[str, Any], family: Family) -> None:
 
 
 def _version(model: str, names: frozenset[str]) -> Version | None:
-    if _DRAFT_HEAD in names or "speech-4.1" in model:
+    if DRAFT_HEAD in names or "speech-4.1" in model:
         return "4.1"
     return "4.0" if "granite-4.0" in model else None
 

@@ -16,7 +16,7 @@ from pipeline.config import EngineConfig, Section
 from pipeline.engines.audible import is_audible
 from pipeline.engines.base import EngineSpec, primary_language
 from pipeline.engines.cores import usable_cores
-from pipeline.engines.granite.checkpoint import Checkpoint, read_checkpoint, revision_of
+from pipeline.engines.granite.checkpoint import DRAFT_HEAD, Checkpoint, read_checkpoint, revision_of
 from pipeline.engines.granite.prompts import (
     LANGUAGE_NAMES,
     TRANSCRIBED,
@@ -26,6 +26,7 @@ from pipeline.engines.granite.prompts import (
     translated_from,
     translation,
 )
+from pipeline.engines.granite.speculation import Speculation
 from pipeline.engines.model_files import find_model
 from pipeline.engines.options import read_options
 from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
@@ -62,6 +63,19 @@ class GraniteOptions(Section):
     max_positions: int = Field(
         65_536, ge=1024, description="positions that decode together (80 KiB each in bfloat16, with published models)"
     )
+    speculate: bool = Field(
+        False,
+        description="let the encoder draft the text and the language model check the draft: same text, fewer passes",
+    )
+    draft_confidence: float = Field(
+        0.5, ge=0, le=1, description="mean posterior of a draft's labels from which on it is tried"
+    )
+    keep_draft_token: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="a draft each of whose tokens has this probability is the text as it is, and flagged; null: none is",
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="auto: bfloat16 where the accelerator has it, float16 on older ones, float32 on a CPU"
     )
@@ -90,11 +104,14 @@ class Granite:
             )
         files = find_model(config.model, config.storage_options)
         checkpoint = read_checkpoint(files)
-        _check_options(options, _version(options, checkpoint), checkpoint)
+        version = _version(options, checkpoint)
+        _check_options(options, version, checkpoint)
+        speculation = _speculation(options, version, checkpoint, config.task)
+        weights = (*checkpoint.weights, *_heads(speculation))
         return EngineSpec(
             name="granite",
             model=config.model,
-            revision=config.revision or revision_of(files, checkpoint.weights),
+            revision=config.revision or revision_of(files, weights),
             languages=_languages(config, options),
             tasks=frozenset({"transcribe", "translate"}),
             features=frozenset({"keywords", "confidence"}),
@@ -113,7 +130,8 @@ class Granite:
         files = find_model(self._config.model, self._config.storage_options)
         checkpoint = read_checkpoint(files)
         self._version = _version(self._options, checkpoint)
-        folder = files.fetch(checkpoint.files)
+        speculation = _speculation(self._options, self._version, checkpoint, self._config.task)
+        folder = files.fetch((*checkpoint.files, *_heads(speculation)))
         device = choose_device(self._config.device)
         try:
             with device_errors():
@@ -124,6 +142,7 @@ class Granite:
                     dtype=choose_dtype(self._options.dtype, device),
                     threads=self._config.threads or usable_cores(),
                     most_positions=self._options.max_positions,
+                    speculation=speculation,
                 )
             self._warm_up()
         except Exception as error:
@@ -176,7 +195,7 @@ class Granite:
             kept = kept[: len(kept) // 2]
         budget = min(16 + math.ceil(self._options.tokens_per_s * chunk.audio_s), self._options.max_new_tokens)
         warnings = ("keywords_cut",) if len(kept) < len(wanted) else ()
-        return Question(chunk.samples, self._instruction(kept), budget), warnings
+        return Question(chunk.samples, self._instruction(kept), budget, self._options.speculate), warnings
 
     def _instruction(self, keywords: Sequence[str]) -> str:
         punctuated = self._options.punctuation
@@ -228,6 +247,30 @@ def _version(options: GraniteOptions, checkpoint: Checkpoint) -> Version:
             "differently; set engine.options.version to '4.0' or '4.1'."
         )
     return checkpoint.version
+
+
+def _speculation(options: GraniteOptions, version: Version, checkpoint: Checkpoint, task: str) -> Speculation | None:
+    """How drafts are made; None: not at all. Raises ConfigError."""
+    if not options.speculate:
+        if options.keep_draft_token is not None:
+            raise ConfigError("engine.options.keep_draft_token does nothing without engine.options.speculate=true.")
+        return None
+    if task == "translate":
+        raise ConfigError(
+            "The encoder drafts in the language that it hears, which is of no use with engine.task=translate; "
+            "leave engine.options.speculate out."
+        )
+    if version == "4.1" and checkpoint.draft_head is None:
+        raise ConfigError(
+            f"The model {checkpoint.model} lacks {DRAFT_HEAD}, which drafts come from; download it too, "
+            "or leave engine.options.speculate out."
+        )
+    head = checkpoint.draft_head if version == "4.1" else None
+    return Speculation(head, options.draft_confidence, options.keep_draft_token)
+
+
+def _heads(speculation: Speculation | None) -> tuple[str, ...]:
+    return (speculation.head,) if speculation and speculation.head else ()
 
 
 def _check_options(options: GraniteOptions, version: Version, checkpoint: Checkpoint) -> None:

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.engines.granite_nar.collapse import Tokens, collapse
 from pipeline.engines.granite_nar.config import EncoderConfig, ModelConfig, ProjectorConfig
 from pipeline.engines.granite_nar.packing import FramePacking, pack_frames
 from pipeline.records import Samples
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pipeline.engines.granite_nar.encoder import Encoded
+    from pipeline.engines.granite_nar.weights import Linear
 
 _FULL_SCALE = 32_768
 _FFT, _WINDOW_SAMPLES, _HOP_SAMPLES = 512, 400, 160
@@ -26,7 +30,8 @@ _SMALLEST = 1e-10
 class Ear:
     """Takes the encoder out of a GraniteSpeech(Plus)ForConditionalGeneration (the model does without it from then on)."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, draft_head: tuple[Tensor, Tensor] | None = None) -> None:
+        """`draft_head`: weight and bias of a CTC head over pooled frames, see `listen_and_draft`."""
         import torch
 
         from pipeline.engines.granite_nar.features import mel_filters
@@ -38,6 +43,7 @@ class Ear:
         self._encoder = build_encoder(
             tensors.__getitem__, self.sizes.encoder, dtype=self._dtype, device=self._device, draft="encoder.out"
         )
+        self._draft_head = draft_head and self._linear(*draft_head)
         self._projector = model.model.projector
         model.model.encoder = None
         self._window = torch.hann_window(_WINDOW_SAMPLES, dtype=torch.float64).float().to(self._device)
@@ -45,18 +51,28 @@ class Ear:
 
     def listen(self, clips: Sequence[Samples]) -> list[Tensor]:
         """Audio embeddings of int16 clips of at least 320 samples at 16 kHz: [positions, hidden] each, 10 a second."""
-        import torch
+        return self._embed(*self._encode(clips))
 
-        from pipeline.engines.granite_nar.encoder import FrameIndex, encode, encoder_block
+    def listen_and_draft(self, clips: Sequence[Samples]) -> tuple[list[Tensor], Tokens]:
+        """What `listen` gives, and the encoder's own CTC hypothesis of every clip, with its posteriors.
+
+        Without a head of its own: characters, one label per frame of the last layer, 0 is the blank (as granite-4.0-1b-speech
+        drafts). With one: tokens, one label per four frames, pooled by how little each is a blank; 0 is the blank and the token
+        is the label less one (granite-speech-4.1-2b). Source: granite.md §3.7.
+        """
+        from pipeline.engines.granite_nar.draft import pool, read_head
         from pipeline.engines.granite_nar.transfer import to_device
 
-        features = [self.features(clip) for clip in clips]
-        packing = pack_frames(np.array([len(one) for one in features], np.int64), self.sizes)
-        tables = (packing.block, packing.unblock, packing.spaced, packing.unspace)
-        places = FrameIndex(*(to_device(table, self._device) for table in tables))
-        row = torch.cat(features).to(self._dtype)
-        heard = torch.cat(encode(row, places, self._encoder, self.sizes.encoder, encoder_block).taps, -1)
-        return list(self._project(heard, packing).split(self._positions(packing)))
+        found, packing = self._encode(clips)
+        frames = found.taps[-1]
+        if self._draft_head is None:
+            sizes, labels = packing.frames, read_head(frames, self._encoder.draft)
+        else:
+            pooled = pool(frames, found.blank, to_device(packing.label, self._device))
+            sizes, labels = packing.labels, read_head(pooled, self._draft_head)
+        ids, probabilities = (one.cpu().numpy() for one in labels)
+        drafts = collapse(ids, probabilities, sizes, blank=0, shift=0 if self._draft_head is None else 1)
+        return self._embed(found, packing), drafts
 
     def features(self, clip: Sequence[int] | Samples) -> Tensor:
         """Log-mels of a clip on its own, pairs stacked: float32 [frames, 160]. As GraniteSpeechFeatureExtractor makes them."""
@@ -70,6 +86,29 @@ class Ear:
         log = mels.clamp_min(_SMALLEST).log10()
         log = torch.maximum(log, log.max() - 8) / 4 + 1  # the loudest of all frames, before the odd last one goes
         return log[: len(log) // 2 * 2].reshape(-1, 2 * log.shape[1])
+
+    def _encode(self, clips: Sequence[Samples]) -> tuple[Encoded, FramePacking]:
+        import torch
+
+        from pipeline.engines.granite_nar.encoder import FrameIndex, encode, encoder_block
+        from pipeline.engines.granite_nar.transfer import to_device
+
+        features = [self.features(clip) for clip in clips]
+        packing = pack_frames(np.array([len(one) for one in features], np.int64), self.sizes)
+        tables = (packing.block, packing.unblock, packing.spaced, packing.unspace)
+        places = FrameIndex(*(to_device(table, self._device) for table in tables))
+        row = torch.cat(features).to(self._dtype)
+        return encode(row, places, self._encoder, self.sizes.encoder, encoder_block), packing
+
+    def _embed(self, found: Encoded, packing: FramePacking) -> list[Tensor]:
+        import torch
+
+        return list(self._project(torch.cat(found.taps, -1), packing).split(self._positions(packing)))
+
+    def _linear(self, weight: Tensor, bias: Tensor) -> Linear:
+        from pipeline.engines.granite_nar.weights import Linear
+
+        return Linear(*(one.to(self._device, self._dtype) for one in (weight, bias)))
 
     def _project(self, heard: Tensor, packing: FramePacking) -> Tensor:
         import torch

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.engines.granite.checkpoint import TOKENIZER_FILE, Checkpoint
 from pipeline.engines.granite.decoding import Decoded, decode_greedily, group_rows
+from pipeline.engines.granite.drafting import Draft
 from pipeline.engines.granite.listening import Ear
 from pipeline.engines.granite.prompts import AFTER_INSTRUCTION, BEFORE_AUDIO
+from pipeline.engines.granite.speculation import Speculation, read_draft_head, write_drafts
 from pipeline.errors import ConfigError
 from pipeline.records import Samples
 
@@ -21,11 +23,12 @@ if TYPE_CHECKING:
 
 
 class Question(NamedTuple):
-    """A clip, what is asked about it, and how many tokens the answer may have."""
+    """A clip, what is asked about it, how many tokens the answer may have, and whether the encoder may draft it."""
 
     clip: Samples
     instruction: str
     budget: int
+    drafted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class Answer:
     confidence: float | None
     n_tokens: int
     stop_reason: str
+    n_foretold: int | None = None  # tokens that a draft had right; None: none was tried
 
 
 class Recognizer:
@@ -50,6 +54,7 @@ class Recognizer:
         dtype: torch.dtype,
         threads: int,
         most_positions: int,
+        speculation: Speculation | None = None,
     ) -> None:
         """`most_positions`: of prompts and answers that decode together, padding included. Raises ConfigError."""
         import torch
@@ -60,7 +65,8 @@ class Recognizer:
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(number for number, token in added.items() if token.special)
         self._ends = end_tokens(self._model)
-        self._ear = Ear(self._model)
+        self._speculation = speculation
+        self._ear = Ear(self._model, self._draft_head(folder, checkpoint))
         self._before = self._encode(BEFORE_AUDIO)
         self._owner = ThreadPoolExecutor(1, "granite", torch.set_num_threads, (threads,))
 
@@ -88,7 +94,7 @@ class Recognizer:
 
         found: dict[int, Decoded] = {}
         with torch.inference_mode(), device_errors():
-            heard = self._ear.listen([question.clip for question in questions])
+            heard, drafts = self._listen(questions)
             prompts = [
                 self._prompt(audio, question.instruction) for audio, question in zip(heard, questions, strict=True)
             ]
@@ -96,13 +102,38 @@ class Recognizer:
                 min(question.budget, self._limit - len(prompt))
                 for prompt, question in zip(prompts, questions, strict=True)
             ]
-            needs = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
+            needs = [
+                len(prompt) + budget + len(draft or ())
+                for prompt, budget, draft in zip(prompts, budgets, drafts, strict=True)
+            ]
+            keep = self._speculation and self._speculation.keep_draft
             for rows in group_rows(needs, self._most_positions):
                 decoded = decode_greedily(
-                    self._model, [prompts[row] for row in rows], [budgets[row] for row in rows], self._ends
+                    self._model,
+                    [prompts[row] for row in rows],
+                    [budgets[row] for row in rows],
+                    self._ends,
+                    [drafts[row] for row in rows],
+                    keep,
                 )
                 found.update(zip(rows, decoded, strict=True))
-        return [self._read(found[row]) for row in range(len(questions))]
+        return [self._read(found[row], drafts[row] is not None) for row in range(len(questions))]
+
+    def _listen(self, questions: Sequence[Question]) -> tuple[list[torch.Tensor], list[Draft | None]]:
+        """Audio embeddings of every clip, and the drafts that are worth a try."""
+        clips = [question.clip for question in questions]
+        wanted = [question.drafted for question in questions]
+        if self._speculation is None or not any(wanted):
+            return self._ear.listen(clips), [None] * len(clips)
+        heard, labels = self._ear.listen_and_draft(clips)
+        return heard, write_drafts(labels, wanted, self._tokenizer, self._speculation)
+
+    def _draft_head(self, folder: Path, checkpoint: Checkpoint) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if self._speculation is None or self._speculation.head is None:
+            return None
+        config = self._model.config
+        sizes = (config.encoder_config.hidden_dim, config.get_text_config().vocab_size)
+        return read_draft_head(folder / self._speculation.head, checkpoint.model, *sizes)
 
     def _prompt(self, audio: torch.Tensor, instruction: str) -> torch.Tensor:
         """The embeddings of a whole prompt: [positions, hidden]."""
@@ -119,11 +150,13 @@ class Recognizer:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def _read(self, decoded: Decoded) -> Answer:
+    def _read(self, decoded: Decoded, drafted: bool) -> Answer:
         kept = [p for token, p in zip(decoded.ids, decoded.probabilities, strict=True) if token not in self._special]
         text = self._tokenizer.decode(decoded.ids, skip_special_tokens=True).strip()
         confidence = sum(kept) / len(kept) if kept and text else None
-        return Answer(text, confidence, len(kept), decoded.stop_reason)
+        return Answer(
+            text, confidence, len(kept), decoded.stop_reason, min(decoded.foretold, len(kept)) if drafted else None
+        )
 
 
 def read_tokenizer(folder: Path, model: str, config: Any) -> Tokenizer:
