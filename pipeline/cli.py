@@ -28,6 +28,7 @@ _COMMANDS = {
     "status": "how far the run is",
     "verify": "check that every planned row is there, once",
     "report": "rows by status, WER, RTFx, what failed",
+    "second-pass": "ask a language model about finished transcripts: summary, question or correction",
 }
 _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `quarry run --explain` lists them all."
 
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         config = load_config(arguments.config, arguments.overrides)
         name = "explain" if arguments.command == "run" and arguments.explain else arguments.command
-        command: Callable[[RunConfig, str], int] = getattr(commands, name)
+        command: Callable[[RunConfig, str], int] = getattr(commands, name.replace("-", "_"))
         with _stoppable():
             return command(config, _settings(arguments))
     except RunBrokenOffError as error:
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         reason = " ".join(str(error).split())[:300]
         print(f"quarry: {type(error).__name__}: {reason}; QUARRY_TRACEBACK=1 tells where.", file=sys.stderr)
-        return 3 if arguments.command == "run" else 2
+        return 3 if arguments.command in ("run", "second-pass") else 2
 
 
 @contextmanager

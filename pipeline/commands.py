@@ -89,6 +89,24 @@ def run(config: RunConfig, settings: str) -> int:
     return outcome.exit_code
 
 
+def second_pass(config: RunConfig, settings: str) -> int:
+    """Ask a language model about every finished transcript that it was not asked about, and write the table of answers."""
+    from pipeline.second_pass.prepare import prepare_pass
+    from pipeline.second_pass.run import execute_pass, pass_text
+
+    wanted = prepare_pass(config)
+    outcome = execute_pass(wanted, lambda line: print(line, file=sys.stderr))
+    if outcome.snapshot is None:
+        for shard in outcome.reasons:
+            print(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}", file=sys.stderr)
+        print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
+        return outcome.exit_code
+    if not outcome.done_now:
+        print(f"Nothing to do: all {outcome.done_before} shards were done before.", file=sys.stderr)
+    print(pass_text(outcome.snapshot))
+    return outcome.exit_code
+
+
 def status(config: RunConfig, settings: str) -> int:
     """How far the run is."""
     ledger = _existing(config)
