@@ -18,7 +18,8 @@ PACKAGE = REPO / "pipeline"
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_JOB_LINES = 400, 60, 40
 MAX_START_CPU_S = 0.5
 HEAVY = {"torch", "torchaudio", "torchcodec", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "vllm"}
-HEAVY_FOLDERS = ("engines/", "audio/")
+# The second pass has one module that runs a language model, as an engine runs its model.
+HEAVY_FOLDERS = ("engines/", "audio/", "second_pass/generator.py")
 # Code that takes tensors imports torch as torch code does; what Quarry imports of it, it imports late.
 _MODEL_MODULES = "attention device draft editor encoder features loading model projector routing transfer weights"
 MODEL_CODE = {f"engines/granite_nar/{name}.py" for name in re.split(" ", _MODEL_MODULES)}
