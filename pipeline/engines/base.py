@@ -68,7 +68,9 @@ ENGINES: dict[str, str] = {
     "ctc": "pipeline.engines.ctc.engine:Ctc",
     "granite": "pipeline.engines.granite.engine:Granite",
     "granite-nar": "pipeline.engines.granite_nar.engine:GraniteNar",
+    "granite-plus": "pipeline.engines.granite_plus.engine:GranitePlus",
     "whisper": "pipeline.engines.whisper:Whisper",
+    "whisper-transformers": "pipeline.engines.whisper_transformers.engine:WhisperTransformers",
     "fake": "pipeline.engines.fake:Fake",
 }
 

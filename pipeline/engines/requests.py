@@ -1,6 +1,7 @@
 """What a config or a row asks of an engine, whether the engine can, and which engine of the registry can instead.
 
-Nothing is loaded or described to say so: OFFERS is written by hand, from what runs today. `fake` is never proposed.
+Nothing is loaded or described to say so: OFFERS is written by hand, from what runs today. `fake` is never proposed, nor
+`whisper-transformers`, which can what `whisper` can.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ OFFERS = (
     Offer("ctc", "granite-speech-5.0-470m-turboctc", frozenset({"en"})),
     Offer("granite", "granite-speech-4.1-2b", _GRANITE, features=_HINTS),
     Offer("granite", "granite-speech-4.1-2b", _GRANITE - {"en"}, frozenset({"translate"}), _HINTS),
+    Offer("granite-plus", "granite-speech-4.1-2b-plus", _GRANITE - {"ja"}, features=_HINTS),  # in its mode transcript
     Offer("granite-nar", "granite-speech-4.1-2b-nar", frozenset({"de", "en", "es", "fr", "pt"})),
 )
 

@@ -18,7 +18,13 @@ from pipeline.errors import ConfigError, EngineDead
 from pipeline.records import ChunkAudio
 
 # Most that a process may take beside what the loaded engine has: little beside what all chunks at once want.
-HEADROOM_BYTES = {"ctc": 40 * 2**20, "fake": 2**20, "granite": 60 * 2**20, "granite-nar": 80 * 2**20}
+HEADROOM_BYTES = {
+    "ctc": 40 * 2**20,
+    "fake": 2**20,
+    "granite": 60 * 2**20,
+    "granite-nar": 80 * 2**20,
+    "whisper-transformers": 60 * 2**20,
+}
 MEMORY_RUNS_OUT = """
 import resource, sys
 import numpy as np, psutil
