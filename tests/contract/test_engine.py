@@ -17,7 +17,7 @@ from engines_under_contract import CONFIGS, RANDOM_MODELS
 from pipeline.config import EngineConfig
 from pipeline.engines.base import ENGINES, Engine, create_engine, describe_engine
 from pipeline.errors import ConfigError
-from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
+from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis, Word
 
 CONFIDENCE_TOLERANCE = 1e-4
 HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "ray", "tokenizers", "safetensors")
@@ -75,13 +75,22 @@ def same(found: list[Hypothesis], wanted: list[Hypothesis]) -> bool:
 
 
 def _confidences(hypothesis: Hypothesis) -> list[float]:
-    found = [hypothesis.confidence, *(word.confidence for word in hypothesis.words)]
+    words = [word for part in (hypothesis, *hypothesis.segments) for word in part.words]
+    found = [hypothesis.confidence, *(one.confidence for one in (*hypothesis.segments, *words))]
     return [np.nan if one is None else one for one in found]
 
 
 def _without_confidences(hypothesis: Hypothesis) -> Hypothesis:
-    words = tuple(replace(word, confidence=None) for word in hypothesis.words)
-    return replace(hypothesis, confidence=None, words=words)
+    segments = tuple(
+        replace(segment, confidence=None, words=_without_their_confidences(segment.words))
+        for segment in hypothesis.segments
+    )
+    words = _without_their_confidences(hypothesis.words)
+    return replace(hypothesis, confidence=None, segments=segments, words=words)
+
+
+def _without_their_confidences(words: tuple[Word, ...]) -> tuple[Word, ...]:
+    return tuple(replace(word, confidence=None) for word in words)
 
 
 def test_every_engine_is_under_contract() -> None:
