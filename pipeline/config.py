@@ -114,6 +114,10 @@ class BatchConfig(Section):
 
     max_audio_s: float = speed_field(480.0, "padded audio seconds per batch; what fits the device's memory", gt=0)
     max_chunks: int = speed_field(512, "chunks per batch", ge=1)
+    timeout_s: float = speed_field(
+        600.0, "a batch may take this long, plus timeout_per_audio_s per padded second; then its process is ended", gt=0
+    )
+    timeout_per_audio_s: float = speed_field(10.0, "see timeout_s", ge=0)
     shards_per_call: int = speed_field(1, "shards packed together; 1 keeps batches the same in every run", ge=1, le=64)
 
 
@@ -144,11 +148,11 @@ class FlagsConfig(Section):
         12, "repeated_ngrams: words in one phrase said three times or more in a row; people count and say no, no", ge=3
     )
     chars_per_s: float | None = text_field(
-        40.0, "too_fast: letters and digits per second of the segment; fast talkers reach 25", gt=0
+        30.0, "too_fast: letters and digits per second of the segment; fast talkers reach 25", gt=0
     )
     compression_ratio: float | None = text_field(2.4, "compressible: bytes over zlib's bytes; Whisper's limit", gt=1)
     silence_chars_per_s: float | None = text_field(
-        60.0, "text_on_silence: letters and digits per second of speech that chunk.vad found in the chunk", gt=0
+        40.0, "text_on_silence: letters and digits per second of speech that chunk.vad found in the chunk", gt=0
     )
     unheard_speech_s: float | None = text_field(
         1.0, "empty_on_speech: seconds of speech in a chunk without text; shorter is often a cough", gt=0

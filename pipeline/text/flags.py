@@ -39,7 +39,10 @@ _OF_STOP_REASONS = {"length": "token_budget_hit", "loop": "loop_cut", "draft": "
 # Burmese, Khmer.
 _CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 _UNSPACED = _CJK + "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-_TOKEN = re.compile(f"[{_UNSPACED}]|[^\\W{_UNSPACED}]+(?:['’][^\\W{_UNSPACED}]+)*")
+# Marks of several scripts; the apostrophe is a letter here, and the hyphen is not, so that "no-no-no" is three words.
+_MARKS = "!-&(-/:-@\\[-`{-~\u00a1-\u00bf\u060c\u061b\u061f\u06d4\u0964\u0965\u2010-\u2018\u201a-\u206f\u3000-\u3004\u3008-\u303f"
+_MARKS += "\uff00-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"  # full widths
+_TOKEN = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}{_MARKS}]+")
 _IS_UNSPACED = re.compile(f"[{_UNSPACED}]")
 # Characters that stand for a syllable or more: kana, ideographs, Hangul.
 _SYLLABIC = re.compile(f"[{_CJK}\uac00-\ud7af]")
@@ -121,7 +124,7 @@ def longest_repeat(text: str) -> int:
 
     Case and punctuation aside. In a script without spaces two characters count as a word.
     """
-    tokens = _TOKEN.findall(text.casefold())
+    tokens = [token for token in _TOKEN.findall(text.casefold()) if any(map(str.isalnum, token))]
     longest, is_unspaced = 0, [_IS_UNSPACED.match(token) is not None for token in tokens]
     for phrase in range(1, min(_LONGEST_PHRASE, len(tokens) // _LEAST_TURNS) + 1):
         for start, stop in _turns(tokens, phrase):
