@@ -6,6 +6,7 @@ Exit codes: 0 all ok · 1 finished with failed rows · 2 could not run · 3 inco
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import shlex
@@ -25,6 +26,7 @@ _COMMANDS = {
     "validate": "check config, engine and every row of the manifest; writes nothing",
     "plan": "write the plan and print hours, shards and expected cost",
     "run": "do what the plan lacks, then finalize; the same command resumes",
+    "retry": "hear flagged or failed stretches of a finished run again, and keep what is better",
     "status": "how far the run is",
     "verify": "check that every planned row is there, once",
     "report": "rows by status, WER, RTFx, what failed",
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pipeline import commands
         from pipeline.config import load_config
 
-        config = load_config(arguments.config, arguments.overrides)
+        config = load_config(arguments.config, [*arguments.overrides, *_retry_settings(arguments)])
         name = "explain" if arguments.command == "run" and arguments.explain else arguments.command
         command: Callable[[RunConfig, str], int] = getattr(commands, name.replace("-", "_"))
         with _stoppable():
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         reason = " ".join(str(error).split())[:300]
         print(f"quarry: {type(error).__name__}: {reason}; QUARRY_TRACEBACK=1 tells where.", file=sys.stderr)
-        return 3 if arguments.command in ("run", "second-pass") else 2
+        return 3 if arguments.command in ("run", "retry", "second-pass") else 2
 
 
 @contextmanager
@@ -85,7 +87,8 @@ def _stoppable() -> Iterator[None]:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Options may stand between overrides: argparse leaves the overrides behind an option over."""
     parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments, rest = parser.parse_known_args(["--flagged=" if word == "--flagged" else word for word in words])
     if any(word.startswith("-") for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.overrides += rest
@@ -114,7 +117,31 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--explain", action="store_true", help="print settings, hours, shards and cost; do nothing"
             )
+        if name == "retry":
+            _add_retry_options(sub)
     return parser
+
+
+def _add_retry_options(parser: argparse.ArgumentParser) -> None:
+    flagged = "flagged segments, and speech without text (the default); =FLAG,… only those with one of these"
+    # `_parse` has put a "=" behind the bare option, or it would take the next override for its value.
+    parser.add_argument("--flagged", metavar="=FLAG,…", nargs="?", const="", help=flagged)
+    parser.add_argument("--failed", action="store_true", help="failed recordings, and failed stretches of others")
+    parser.add_argument("--engine", metavar="NAME", help="the second engine, as retry.engine.name")
+    parser.add_argument("--model", metavar="MODEL", help="its model, as retry.engine.model")
+
+
+def _retry_settings(arguments: argparse.Namespace) -> list[str]:
+    """The options of `quarry retry` as overrides."""
+    if arguments.command != "retry":
+        return []
+    found = []
+    if arguments.failed or arguments.flagged is not None:
+        found = [f"retry.failed={arguments.failed}", f"retry.flagged={arguments.flagged is not None}"]
+    if arguments.flagged:
+        found.append(f"retry.flags=[{arguments.flagged}]")
+    given = {"engine.name": arguments.engine, "engine.model": arguments.model}
+    return found + [f"retry.{field}={json.dumps(value)}" for field, value in given.items() if value is not None]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,10 @@ from pipeline.report import plan_text, report_text
 from pipeline.runtime.progress import clock
 
 if TYPE_CHECKING:
+    from pipeline.run import Outcome
     from pipeline.source.manifest import Judge
     from pipeline.store.ledger import Ledger
+    from pipeline.store.verify import Verdict
 
 
 def validate(config: RunConfig, settings: str) -> int:
@@ -74,13 +76,7 @@ def run(config: RunConfig, settings: str) -> int:
 
     outcome = execute(prepare(config, _print_probe), lambda line: print(line, file=sys.stderr))
     if outcome.snapshot is None:
-        for shard in outcome.reasons:
-            print(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}", file=sys.stderr)
-        lost = outcome.left - len(outcome.reasons)
-        if lost > 0:
-            tries = config.runtime.task_retries + 1
-            print(f"{lost} shards came back without a word: their worker ended {tries} times over.", file=sys.stderr)
-        print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
+        _print_left(outcome)
         return outcome.exit_code
     if not outcome.done_now:
         shards = outcome.done_before
@@ -107,8 +103,33 @@ def second_pass(config: RunConfig, settings: str) -> int:
     return outcome.exit_code
 
 
+def retry(config: RunConfig, settings: str) -> int:
+    """Hear flagged or failed stretches of a finished run again, and put what is better into its tables."""
+    from pipeline.retry import execute_retry, prepare_retry
+
+    wanted = prepare_retry(config, _print_probe)
+    if wanted is None:
+        print(f"Nothing to hear again in {run_id(config)}: no stretch is flagged or failed that these settings have not decided.")
+        return 0
+    planned, spec = wanted.run.totals, wanted.run.spec
+    what = f"{planned.recordings} stretches, {planned.audio_s / 3600:.2f} h, by {spec.name} with the model {spec.model}"
+    print(f"retry {wanted.id}: {what}.", file=sys.stderr)
+    outcome = execute_retry(wanted, lambda line: print(line, file=sys.stderr))
+    if outcome.snapshot:
+        print(report_text(outcome.snapshot, settings))
+    elif outcome.left:
+        _print_left(outcome)
+    else:
+        print(
+            f"The run has grown meanwhile; `quarry run {settings}` finishes it and takes the retry in.", file=sys.stderr
+        )
+    return outcome.exit_code
+
+
 def status(config: RunConfig, settings: str) -> int:
     """How far the run is."""
+    from pipeline.store.retries import list_retries
+
     ledger = _existing(config)
     entries = ledger.entries()
     todo = ledger.todo(entries)
@@ -118,23 +139,38 @@ def status(config: RunConfig, settings: str) -> int:
     for session in ledger.sessions():
         speed = session.audio_s / session.wall_s if session.wall_s else 0.0
         print(f"  {session.started_at}  {session.shards} shards in {clock(session.wall_s)}, {speed:.1f}× real time")
+    for one in list_retries(ledger.store):
+        planned = one.ledger.entries()
+        left = one.ledger.todo(planned).num_rows
+        print(f"retry {one.id}: {planned.num_rows - left} of {planned.num_rows} shards done.")
     return 3 if todo.num_rows else 0
 
 
 def verify(config: RunConfig, settings: str) -> int:
-    """Compare plan ids, part ids and row ids."""
+    """Compare plan ids, part ids and row ids, of the run and of its retries. A retry that is not finished harms nobody."""
+    from pipeline.store.retries import list_retries
     from pipeline.store.verify import verify as check
 
-    verdict = check(_existing(config))
-    print(f"{run_id(config)}: {verdict.shards} shards planned, {verdict.rows} rows found as planned.")
+    ledger = _existing(config)
+    verdict = check(ledger)
+    _print_verdict(run_id(config), verdict, "run")
+    wrong = 0
+    for one in list_retries(ledger.store):
+        found = check(one.ledger)
+        _print_verdict(f"retry {one.id}", found, "retry")
+        wrong += found.wrong
+    return 0 if verdict.complete and not wrong else 3
+
+
+def _print_verdict(name: str, verdict: Verdict, command: str) -> None:
+    print(f"{name}: {verdict.shards} shards planned, {verdict.rows} rows found as planned.")
     for count, what, names in (
-        (verdict.missing, "not done (run again to resume)", verdict.missing_shards),
-        (verdict.wrong, "not as planned (delete the part and run again)", verdict.wrong_shards),
+        (verdict.missing, f"not done ({command} again to resume)", verdict.missing_shards),
+        (verdict.wrong, f"not as planned (delete the part and {command} again)", verdict.wrong_shards),
         (verdict.orphans, "parts that no plan asks for (readers never see them)", verdict.orphan_keys),
     ):
         if count:
             print(f"{count} {what}: {', '.join(names)}{' …' if count > len(names) else ''}")
-    return 0 if verdict.complete else 3
 
 
 def report(config: RunConfig, settings: str) -> int:
@@ -147,6 +183,17 @@ def report(config: RunConfig, settings: str) -> int:
         raise RunError(f"The run {run_id(config)} is not finalized; `quarry status` shows how far it is.")
     print(report_text(snapshot, settings))
     return 0
+
+
+def _print_left(outcome: Outcome) -> None:
+    """Why shards are left, as far as they said."""
+    for shard in outcome.reasons:
+        print(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}", file=sys.stderr)
+    lost = outcome.left - len(outcome.reasons)
+    if lost > 0:
+        tries = outcome.run.config.runtime.task_retries + 1
+        print(f"{lost} shards came back without a word: their worker ended {tries} times over.", file=sys.stderr)
+    print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
 
 
 def _judge(config: RunConfig, spec: EngineSpec) -> Judge:

@@ -46,7 +46,7 @@ class Run:
     @property
     def uri(self) -> str:
         """The run's folder."""
-        return run_uri(self.config)
+        return self.ledger.store.uri
 
     @property
     def totals(self) -> PlanTotals:

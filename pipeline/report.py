@@ -41,6 +41,7 @@ def report_text(snapshot: Snapshot, settings: str) -> str:
         _status_table(run["totals"]),
         _score_table(run["totals"]["by_language"]),
         "\n".join(_speed_lines(run)),
+        "\n".join(_retry_lines(run.get("retries", []))),
         "\n".join(_failure_lines(run["totals"])),
         "\n".join(_next_lines(snapshot, settings)),
     ]
@@ -133,6 +134,18 @@ def _engine_lines(run: dict[str, Any], wall_s: float) -> list[str]:
         worker_s = sum(session["wall_s"] * session["engine_workers"] for session in sessions)
         cost = cost_per_audio_hour(sum(session["audio_s"] for session in sessions), worker_s, price)
         lines.append(f"cost           {cost or 0:8.4f}   USD per audio hour")
+    return lines
+
+
+def _retry_lines(retries: list[dict[str, Any]]) -> list[str]:
+    """How many stretches were heard again, how many were replaced, and why (docs/retry.md has the words)."""
+    lines = ["Heard again:"] if retries else []
+    for retry in retries:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in retry["reasons"].items())
+        lines.append(
+            f"  {retry['id']}  {retry['name']} {retry['model']}: {retry['stretches']:,} stretches, "
+            f"{retry['replaced']:,} replaced ({reasons})"
+        )
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from pipeline.store.snapshot import Snapshot, finalize
 RUNTIMES = {"ray": "pipeline.runtime.ray_flow", "local": "pipeline.runtime.local_flow"}
 _REASONS_KEPT = 5
 _UNDONE_IN_A_ROW = 8
+_CAREFUL_PASSES = 8  # each tells apart what at least one and a half poisonous chunks of a shard do
 _VERSIONS_OF = ("quarry-asr", "ray", "pyarrow", "numpy", "av", "soxr", "faster-whisper", "ctranslate2", "onnxruntime")
 
 
@@ -34,7 +35,7 @@ class Outcome:
     done_before: int  # shards that were there already
     done_now: int
     left: int  # shards without a part when the pass was over
-    snapshot: Snapshot | None  # None while shards are left
+    snapshot: Snapshot | None  # None while shards are left, or the run is not finalized
     reasons: tuple[Undone, ...] = ()  # why, for the first few of them
 
     @property
@@ -47,7 +48,14 @@ class Outcome:
 
 def execute(run: Run, say: Callable[[str], None] = lambda line: None) -> Outcome:
     """Write the plan if it is new, run what is not done, finalize when all is. Raises RunError."""
-    run = write_plan(run)
+    outcome = work(write_plan(run), say)
+    if outcome.left:
+        return outcome
+    return replace(outcome, snapshot=finalize(run.ledger, run.config, run.identity))
+
+
+def work(run: Run, say: Callable[[str], None]) -> Outcome:
+    """Run what is not done of a run that has its plan; nothing is finalized. Raises RunError."""
     entries = run.ledger.entries()
     todo = run.ledger.todo(entries)
     reasons: tuple[Undone, ...] = ()
@@ -55,36 +63,56 @@ def execute(run: Run, say: Callable[[str], None] = lambda line: None) -> Outcome
     if todo.num_rows:
         hours = pc.sum(todo["audio_s"]).as_py() / 3600
         say(f"{todo.num_rows} of {entries.num_rows} shards to do, {hours:.2f} h of audio.")
-        reasons = _pass(run, todo)
+        reasons = _passes(run, entries, todo, say)
         todo = run.ledger.todo(entries)
-    snapshot = None if todo.num_rows else finalize(run.ledger, run.config, run.identity)
     done_now = entries.num_rows - done_before - todo.num_rows
-    return Outcome(run, done_before, done_now, todo.num_rows, snapshot, reasons)
+    return Outcome(run, done_before, done_now, todo.num_rows, None, reasons)
 
 
-def receipts(run: Run, todo: pa.Table) -> Iterator[Receipt | Undone]:
+def receipts(run: Run, todo: pa.Table, careful: bool = False) -> Iterator[Receipt | Undone]:
     """Run some entries of the ledger on the configured runtime; a receipt for each shard as it is published.
 
+    `careful`: these shards have ended their workers before (`pipeline.runtime.crashes`).
     Raises RunError when the engine cannot be had, RunBrokenOffError when the run cannot go on.
     """
-    assignment = Assignment(run.config, run.identity, run.uri, run.roots, run.spec.max_chunk_s)
+    assignment = Assignment(run.config, run.identity, run.uri, run.roots, run.spec.max_chunk_s, careful)
     flow = import_module(RUNTIMES[run.config.runtime.kind])
     yield from flow.run_shards(todo, assignment)
 
 
-def _pass(run: Run, todo: pa.Table) -> tuple[Undone, ...]:
-    """One pass over the shards to do; the session is recorded even when it is cut short. Returns some that failed."""
+def _passes(run: Run, entries: pa.Table, todo: pa.Table, say: Callable[[str], None]) -> tuple[Undone, ...]:
+    """A pass over the shards to do, and careful ones over those that came back without a word. Returns some that failed."""
+    undone = _pass(run, todo)
+    for _ in range(_CAREFUL_PASSES):
+        if len(undone) >= _UNDONE_IN_A_ROW:
+            break  # not the audio's doing
+        lost = _without(run.ledger.todo(entries), undone)
+        if not lost.num_rows:
+            break
+        say(f"{lost.num_rows} shards ended their workers; looking for the audio that does it.")
+        undone += _pass(run, lost, careful=True)
+    return undone[:_REASONS_KEPT]
+
+
+def _without(todo: pa.Table, undone: tuple[Undone, ...]) -> pa.Table:
+    """The shards of which nothing was heard."""
+    ids = pa.array([shard.shard_id for shard in undone], pa.string())
+    return todo.filter(pc.invert(pc.is_in(todo["shard_id"], ids)))
+
+
+def _pass(run: Run, todo: pa.Table, careful: bool = False) -> tuple[Undone, ...]:
+    """One pass over the shards to do; the session is recorded even when it is cut short. Returns those that failed."""
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     line = ProgressLine(todo.num_rows, pc.sum(todo["audio_s"]).as_py())
     first_commit_s = 0.0
     reasons: list[Undone] = []
     in_a_row = 0
     try:
-        for receipt in receipts(run, todo):
+        for receipt in receipts(run, todo, careful):
             first_commit_s = first_commit_s or line.elapsed_s
             line.add(receipt)
             in_a_row = in_a_row + 1 if isinstance(receipt, Undone) else 0
-            if isinstance(receipt, Undone) and len(reasons) < _REASONS_KEPT:
+            if isinstance(receipt, Undone):
                 reasons.append(receipt)
             if in_a_row == _UNDONE_IN_A_ROW:
                 break  # a full disk, a store that is gone: the rest would be decoded for nothing

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import DriftError, StoreError
-from pipeline.plan import PlanTotals, shards_of
+from pipeline.plan import PLAN_SCHEMA, PlanTotals, shards_of
 from pipeline.records import Shard
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import list_parts, table_of
@@ -104,6 +104,17 @@ class Ledger:
         """The whole plan, one row per window (or some of its columns)."""
         tables = [table_of(self._plan_data(part), columns) for part in self.plan_parts()]
         return pa.concat_tables(tables)
+
+    def planned_recordings(self, ids: pa.Array) -> pa.Table:
+        """What the plan knows of some recordings: the first window of each, a row group in memory at a time."""
+        found = [PLAN_SCHEMA.empty_table()]
+        for part in self.plan_parts():
+            file = pq.ParquetFile(BytesIO(self._plan_data(part)))
+            for group in range(file.num_row_groups):
+                rows = file.read_row_group(group)
+                wanted = pc.and_(pc.equal(rows["window_index"], 0), pc.is_in(rows["id"], value_set=ids))
+                found.append(rows.filter(wanted))
+        return pa.concat_tables(found, promote_options="default").combine_chunks()
 
     def entries(self) -> pa.Table:
         """One row of ENTRIES per planned shard, in plan order: where to find it and how long it is."""

@@ -57,6 +57,11 @@ class ObjectStore:
                 raise StoreError(f"There is no bucket for {store}; create it, or correct `output`.") from None
         return store
 
+    def below(self, folder: str) -> ObjectStore:
+        """The folder of this store as a store of its own."""
+        _check_key(folder)
+        return ObjectStore(f"{self.uri.rstrip('/')}/{folder}", self._config, self._section)
+
     def list(self, prefix: str, deep: bool = True) -> Iterator[ObjectInfo]:
         """Every object below the folder `prefix` ("": below the root) that has a key of ours, in no promised order.
 

@@ -1,13 +1,15 @@
 """Finalize: parts → transcripts, segments, failures, stats, run.json, and a snapshot written last.
 
-Readers use a snapshot, never a listing. The tables' folder is named by a hash of the parts they were made from, so a finalize
-that was cut short is simply done again, and one that has nothing new to say finds its snapshot and stops.
+Readers use a snapshot, never a listing. What finished retries heard better is merged in (`store.retries`). The tables' folder is
+named by a hash of the parts they were made from, so a finalize that was cut short is simply done again, and one that has nothing
+new to say finds its snapshot and stops.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,6 +33,7 @@ from pipeline.store.joining import WindowJoiner
 from pipeline.store.ledger import Ledger, read_json
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import Part, list_parts, stats_of
+from pipeline.store.retries import RETRIES, FinishedRetry, Retried, finished_retries
 from pipeline.store.tables import TableWriter
 from pipeline.store.verify import part_tables, rows_match
 from pipeline.text.transcript import scored
@@ -78,9 +81,11 @@ class Snapshot:
 class Finalizer:
     """One pass over the parts of a complete run."""
 
-    def __init__(self, ledger: Ledger, config: RunConfig, identity: RunIdentity, folder: str) -> None:
+    def __init__(self, ledger: Ledger, config: RunConfig, identity: RunIdentity, folder: str, retried: Retried) -> None:
         self._ledger, self._config, self._identity = ledger, config, identity
+        self.retried = retried
         schemas = {"transcripts": TRANSCRIPTS, "segments": SEGMENTS, "failures": FAILURES, "shards": SHARDS}
+        schemas |= {"retries": RETRIES} if retried else {}
         self.writers = {name: TableWriter(ledger.store, f"{folder}/{name}", schema) for name, schema in schemas.items()}
         self.totals = RunTotals()
         self._joiner = WindowJoiner()
@@ -93,6 +98,9 @@ class Finalizer:
             whole = scored(transcript, self._config.score)
             tables.append(transcripts_table([whole], self._identity, shard_id))
         table = pa.concat_tables([table.replace_schema_metadata(TRANSCRIPTS.metadata) for table in tables])
+        if self.retried:
+            table, tried = self.retried.mend(table, self._config.score)
+            self.writers["retries"].add(tried)
         self.writers["transcripts"].add(table)
         self.writers["segments"].add(segments_table(table))
         self.writers["failures"].add(failures_table(table))
@@ -116,11 +124,12 @@ def finalize(ledger: Ledger, config: RunConfig, identity: RunIdentity) -> Snapsh
     Raises StoreError when a part is missing, unreadable, or not what was planned.
     """
     parts = {part.shard_id: part for part in list_parts(ledger.store)}
-    folder = f"tables/{_digest(parts, ledger)}"
+    finished = finished_retries(ledger.store)
+    folder = f"tables/{_digest(parts, ledger, finished)}"
     latest = latest_snapshot(ledger.store)
     if latest and latest.tables == folder and _is_there(ledger.store, latest):
         return latest
-    finalizer = Finalizer(ledger, config, identity, folder)
+    finalizer = Finalizer(ledger, config, identity, folder, Retried(finished))
     for shard, rows in part_tables(ledger, parts):
         if not isinstance(rows, pa.Table) or not rows_match(shard, rows):
             reason = rows if isinstance(rows, str) else f"The part of shard {shard.shard_id} is not what was planned;"
@@ -155,6 +164,7 @@ def _write_snapshot(
         "config": config.public(),
         "totals": finalizer.totals.as_dict(),
         "sessions": [asdict(session) for session in ledger.sessions()],
+        **({"retries": finalizer.retried.summary()} if finalizer.retried else {}),
     }
     store.put_if_absent(f"{folder}/run.json", json.dumps(run, indent=1).encode())
     while True:
@@ -167,11 +177,13 @@ def _write_snapshot(
         number += 1
 
 
-def _digest(parts: dict[str, Part], ledger: Ledger) -> str:
-    """Names the state: the plan parts and every part with its size (a part's content never changes once it is there)."""
+def _digest(parts: dict[str, Part], ledger: Ledger, finished: Sequence[FinishedRetry]) -> str:
+    """Names the state: the plan parts, every part with its size (a part's content never changes once it is there), retries."""
     digest = hashlib.sha256("".join(part.sha256 for part in ledger.plan_parts()).encode())
     for shard_id in sorted(parts):
         digest.update(f"{shard_id}:{parts[shard_id].size_bytes}:{parts[shard_id].etag}\n".encode())
+    for retry in finished:
+        digest.update(retry.digest.encode())
     return digest.hexdigest()[:12]
 
 
