@@ -46,7 +46,13 @@ AudioCode = Literal[
     "internal_error",  # a defect of Quarry met in this recording
 ]
 
-EngineCode = Literal["engine_error", "engine_oom", "engine_dead", "language_unsupported"]
+EngineCode = Literal[
+    "engine_error",  # the engine failed on this audio
+    "engine_oom",  # it does not fit in memory even alone
+    "engine_dead",  # the backend is gone
+    "language_unsupported",  # the row's language is none of the engine's
+    "poison",  # this audio ended the engine's process, twice
+]
 
 AnswerCode = Literal[
     "text_too_long",  # longer than the model's context, and second_pass.long_text forbids to part it

@@ -6,7 +6,10 @@ time grows with the padded length of a batch. It knows nothing about speech.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -40,6 +43,10 @@ class FakeOptions(Section):
     speakers: int = Field(0, ge=0, description="people who take turns, one word each; 0: it tells none apart")
     oom_above_s: float | None = Field(None, gt=0, description="padded seconds per batch above which memory runs out")
     fail_on_peak: int | None = Field(None, description="a chunk whose loudest sample is this value breaks its batch")
+    poison_on_peak: int | None = Field(None, description="a chunk whose loudest sample is this value ends the process")
+    poison: Literal["segfault", "exit", "kill", "loop"] = Field(
+        "segfault", description="how it ends: kill is what the kernel does where memory runs out, loop never comes back"
+    )
     die_on_call: int | None = Field(None, ge=1, description="the call (from 1) on which the engine dies")
     hang_on_call: int | None = Field(None, ge=1, description="the call (from 1) that takes hang_s")
     hang_s: float = Field(3600.0, ge=0, description="see hang_on_call")
@@ -100,6 +107,10 @@ class Fake:
         options = self._options
         if options.oom_above_s is not None and seconds > options.oom_above_s:
             raise EngineOutOfMemory()
+        if options.poison_on_peak is not None and any(
+            _peak(chunk.samples) == options.poison_on_peak for chunk in chunks
+        ):
+            _end(options.poison)
         if options.fail_on_peak is not None and any(_peak(chunk.samples) == options.fail_on_peak for chunk in chunks):
             raise EngineError("engine_error", f"The fake engine was told to fail on a peak of {options.fail_on_peak}.")
         if self.calls == options.die_on_call and self._first_time():
@@ -136,6 +147,18 @@ class Fake:
             speaker = f"Speaker {number % self._options.speakers + 1}"
             word = Word(text, start_s, end_s, speaker=speaker)
             yield Segment(number, start_s, end_s, text, speaker=speaker, words=(word,))
+
+
+def _end(how: str) -> None:
+    if how == "loop":
+        while True:
+            time.sleep(1.0)
+    if how == "exit":
+        os._exit(1)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(60.0)  # the signal may take another thread first
+    ctypes.string_at(0)
 
 
 def _peak(samples: Samples) -> int:

@@ -54,7 +54,10 @@ class EnginePool:
     """Transcribes `shards_per_call` shards per call; Ray makes two calls at once."""
 
     def __init__(self, assignment: Assignment) -> None:
-        self._transcriber = Transcriber(assignment)
+        import ray
+
+        replaces_a_dead_one = ray.get_runtime_context().was_current_actor_reconstructed
+        self._transcriber = Transcriber(assignment, replaces_a_dead_one)
 
     def __call__(self, shards: pa.Table) -> pa.Table:
         """Decoded shards in, as many transcribed shards out."""

@@ -19,6 +19,7 @@ from pipeline.engines.runner import MemoryBudget
 from pipeline.errors import EngineDead, QuarryError
 from pipeline.flow import decode, publish, transcribe
 from pipeline.records import DecodedShard, Receipt, RunIdentity, TranscribedShard, Undone
+from pipeline.runtime.crashes import CrashJournal, Turns, transcribe_carefully
 from pipeline.store.ledger import ShardReader
 from pipeline.store.objects import ObjectStore
 
@@ -34,6 +35,7 @@ class Assignment:
     run_uri: str
     roots: tuple[str, ...]
     max_chunk_s: float
+    careful: bool = False  # these shards have ended their workers before
 
 
 class Decoder:
@@ -59,10 +61,16 @@ class Decoder:
 
 
 class Transcriber:
-    """Decoded shards in, transcribed shards out; safe to call from several threads."""
+    """Decoded shards in, transcribed shards out; safe to call from several threads.
 
-    def __init__(self, assignment: Assignment) -> None:
+    `replaces_a_dead_one`: the first calls are those that its predecessor in the pool may have died of.
+    """
+
+    def __init__(self, assignment: Assignment, replaces_a_dead_one: bool = False) -> None:
         self._config = assignment.config
+        self._store = ObjectStore(assignment.run_uri, assignment.config.store)
+        in_flight = 2 * assignment.config.runtime.concurrent_calls  # Ray Data's own figure
+        self._turns = Turns(None if assignment.careful else in_flight if replaces_a_dead_one else 0)
         self._engine = create_engine(assignment.config.engine)
         self._engine.load()
         self._memory = MemoryBudget()
@@ -74,7 +82,8 @@ class Transcriber:
             return []
         wait_s = self._idle.begin()
         try:
-            done = transcribe(shards, self._engine, self._config, self._memory)
+            with self._turns.turn() as careful:
+                done = self._transcribe(shards, careful)
         except EngineDead:
             raise
         except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
@@ -83,6 +92,16 @@ class Transcriber:
             self._idle.end()
         first = replace(done[0], stats=replace(done[0].stats, wait_s=wait_s))
         return [first, *done[1:]]
+
+    def _transcribe(self, shards: Sequence[DecodedShard], careful: bool) -> list[TranscribedShard]:
+        if not careful:
+            return transcribe(shards, self._engine, self._config, self._memory)
+        return [
+            transcribe_carefully(
+                shard, self._engine, self._config, self._memory, CrashJournal(self._store, shard.shard.shard_id)
+            )
+            for shard in shards
+        ]
 
     def close(self) -> None:
         """Give the engine's memory back."""

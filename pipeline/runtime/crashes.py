@@ -1,0 +1,127 @@
+"""Which chunk ends its worker: shards whose worker died are done one chunk at a time, with a note in the store before each.
+
+A native library that segfaults, the kernel's memory killer, a watchdog that ends a hung engine: all take the process, so only
+what was written down before can tell what it was about. A chunk that was alone in its process in two such deaths is given up
+(`poison`); its neighbours are published. Ray-free.
+
+<run>/attempts/<shard>/<attempt>/00007-c12     the attempt's 8th chunk to begin is the shard's chunk 12
+<run>/attempts/<shard>/<attempt>/00031-end     the attempt came to its end: none of its chunks did any harm
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, replace
+from uuid import uuid4
+
+from pipeline.config import RunConfig
+from pipeline.engines.base import Engine
+from pipeline.engines.runner import MemoryBudget
+from pipeline.errors import EngineError
+from pipeline.flow import transcribe
+from pipeline.records import DecodedShard, EngineStats, Failure, Hypothesis, TranscribedShard
+from pipeline.store.objects import ObjectStore
+
+_DEATHS = 2  # alone in the process both times: one death may be the machine's own
+_END = "end"
+
+
+class CrashJournal:
+    """What is known of a shard's attempts, and the notes of one more."""
+
+    def __init__(self, store: ObjectStore, shard_id: str) -> None:
+        self._store = store
+        self._folder = f"attempts/{shard_id}"
+        self._attempt = uuid4().hex[:12]
+        self._notes = 0
+
+    def poisonous(self) -> frozenset[int]:
+        """Chunks (positions in the shard) that were alone in their process when it died, twice. Raises StoreError."""
+        return deadly(info.key for info in self._store.list(f"{self._folder}/"))
+
+    def begin(self, chunk: int) -> None:
+        """Note that a chunk is next; the worker may not come back. Raises StoreError."""
+        self._note(f"c{chunk}")
+
+    def end(self) -> None:
+        """Note that the attempt got through."""
+        self._note(_END)
+
+    def _note(self, what: str) -> None:
+        self._store.put_if_absent(f"{self._folder}/{self._attempt}/{self._notes:05d}-{what}", b"{}")
+        self._notes += 1
+
+
+def deadly(keys: Iterable[str]) -> frozenset[int]:
+    """The chunks with which at least two attempts broke off, out of the keys of their notes."""
+    last: dict[str, str] = {}
+    for key in sorted(keys):
+        _, attempt, note = key.rsplit("/", 2)
+        last[attempt] = note.partition("-")[2]
+    deaths = Counter(int(note[1:]) for note in last.values() if note != _END)
+    return frozenset(chunk for chunk, count in deaths.items() if count >= _DEATHS)
+
+
+class Turns:
+    """Lets careful calls run alone in their process, so that its death has one suspect; the others share.
+
+    `careful`: how many calls, from the first, are careful ones; None: all.
+    """
+
+    def __init__(self, careful: int | None) -> None:
+        self._careful_left = careful
+        self._running = 0
+        self._alone = False
+        self._free = threading.Condition()
+
+    @contextmanager
+    def turn(self) -> Iterator[bool]:
+        """Wait for a turn; whether the call is to be careful."""
+        with self._free:
+            careful = self._careful_left is None or self._careful_left > 0
+            if self._careful_left:
+                self._careful_left -= 1
+            self._free.wait_for(lambda: not self._alone and not (careful and self._running))
+            self._alone = careful
+            self._running += 1
+        try:
+            yield careful
+        finally:
+            with self._free:
+                self._running -= 1
+                self._alone = self._alone and not careful
+                self._free.notify_all()
+
+
+def transcribe_carefully(
+    shard: DecodedShard, engine: Engine, config: RunConfig, memory: MemoryBudget, journal: CrashJournal
+) -> TranscribedShard:
+    """As `flow.transcribe` one shard, chunk by chunk; a chunk that was found to be poison is not tried again.
+
+    Raises EngineDead, StoreError.
+    """
+    poisonous = journal.poisonous()
+    outcomes: list[Hypothesis | Failure] = []
+    stats = EngineStats()
+    for position, chunk in enumerate(shard.chunks):
+        if position in poisonous:
+            outcomes.append(_given_up())
+            continue
+        journal.begin(position)
+        (done,) = transcribe([replace(shard, chunks=(chunk,))], engine, config, memory)
+        outcomes += done.outcomes
+        stats = _added(stats, done.stats)
+    journal.end()
+    return TranscribedShard(shard.shard, shard.windows, shard.chunks, tuple(outcomes), stats)
+
+
+def _given_up() -> Failure:
+    message = f"The engine's process ended {_DEATHS} times over this audio; listen to it, or try another engine."
+    return Failure.of(EngineError("poison", message))
+
+
+def _added(one: EngineStats, other: EngineStats) -> EngineStats:
+    return EngineStats(*(a + b for a, b in zip(astuple(one), astuple(other), strict=True)))

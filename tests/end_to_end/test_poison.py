@@ -1,0 +1,70 @@
+"""Recordings that end the process of the engine: the run ends, they alone fail, and few workers die of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from running import fake_settings, quarry, run_folder, table
+
+PEAK, POISON_PEAK = 9_000, 12_345
+
+
+def archive_of(folder: Path, count: int, poisonous: set[int]) -> Path:
+    """Recordings of a second; the fake engine ends its process over those with one peak."""
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        samples = noise.integers(-8_000, 8_000, 16_000).astype(np.int16)
+        samples[noise.integers(16_000)] = POISON_PEAK if number in poisonous else PEAK
+        soundfile.write(folder / f"{number:04d}.wav", samples, 16_000)
+        rows.append({"id": f"{number:04d}", "audio_filepath": f"{number:04d}.wav", "duration": 1.0})
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "manifest.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("segfault", 60),
+        *(pytest.param(kind, 2_000, marks=pytest.mark.slow) for kind in ("segfault", "exit", "kill", "loop")),
+    ],
+)
+@pytest.mark.usefixtures("ray_cluster")
+def test_exactly_the_culprits_fail(tmp_path: Path, kind: str, count: int) -> None:
+    poisonous = {7, count - 20}
+    manifest = archive_of(tmp_path / "archive", count, poisonous)
+    settings = fake_settings(
+        manifest,
+        tmp_path / "out",
+        **{
+            "chunk.vad": "none",
+            "plan.shard_s": 30 if count < 100 else 250,
+            "engine.options": f"{{poison_on_peak: {POISON_PEAK}, poison: {kind}}}",
+            "batch.timeout_s": 5,
+            "batch.timeout_per_audio_s": 0,
+            "runtime.kind": "ray",
+            "runtime.engine_cpus": 0.2,
+        },
+    )
+    done = quarry("run", *settings)
+    assert done.returncode == 1, done.stderr
+    rows = table(tmp_path / "out").to_pylist()
+    failed = {int(row["id"]): row["failure"]["code"] for row in rows if row["status"] == "failed"}
+    assert failed == dict.fromkeys(poisonous, "poison")
+    assert len(rows) == count
+    assert all(row["text"] for row in rows if row["status"] == "ok")
+    assert most_deaths(run_folder(tmp_path / "out")) <= 2, "and one before anybody took notes"
+    assert quarry("verify", *settings).returncode == 0
+
+
+def most_deaths(run: Path) -> int:
+    """How often a worker died over one and the same chunk, by the notes."""
+    last = [max(attempt.iterdir()).name.split("-")[1] for attempt in (run / "attempts").glob("*/*")]
+    shards = [attempt.parent.name for attempt in (run / "attempts").glob("*/*")]
+    deaths = [pair for pair in zip(shards, last, strict=True) if pair[1] != "end"]
+    return max(deaths.count(pair) for pair in deaths)

@@ -1,0 +1,100 @@
+"""Who is blamed for a dead worker, and that careful calls are alone in theirs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import StoreConfig
+from pipeline.runtime.crashes import CrashJournal, Turns, deadly
+from pipeline.store.objects import ObjectStore
+
+
+def attempt(store: ObjectStore, *chunks: int, through: bool = False) -> None:
+    """An attempt that began these chunks, and broke off with the last of them or got through."""
+    journal = CrashJournal(store, "00001-abcdef01")
+    for chunk in chunks:
+        journal.begin(chunk)
+    if through:
+        journal.end()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return ObjectStore(str(tmp_path), StoreConfig())
+
+
+def known(store: ObjectStore) -> frozenset[int]:
+    return CrashJournal(store, "00001-abcdef01").poisonous()
+
+
+def test_two_deaths_over_a_chunk_make_it_poison(store: ObjectStore) -> None:
+    assert known(store) == frozenset()
+    attempt(store, 0, 1, 2)
+    assert known(store) == frozenset(), "one death may be the machine's own"
+    attempt(store, 0, 1, 2)
+    assert known(store) == {2}
+    attempt(store, 0, 1, 3, 4)
+    attempt(store, 0, 1, 3, 4)
+    assert known(store) == {2, 4}
+
+
+def test_an_attempt_that_got_through_blames_nobody(store: ObjectStore) -> None:
+    attempt(store, 0, 1, 2, through=True)
+    attempt(store, 0, 1, 2, through=True)
+    assert known(store) == frozenset()
+
+
+def test_other_shards_are_no_witnesses(store: ObjectStore) -> None:
+    for shard_id in ("00002-00000000", "00003-00000000"):
+        CrashJournal(store, shard_id).begin(7)
+    assert known(store) == frozenset()
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=8), st.randoms())
+def test_the_order_of_a_listing_does_not_matter(attempts: list[tuple[int, bool]], random: object) -> None:
+    keys, deaths = [], [last for last, through in attempts if not through]
+    for number, (last, through) in enumerate(attempts):
+        notes = [f"c{chunk}" for chunk in range(last + 1)] + ["end"] * through
+        keys += [f"attempts/s/{number:012x}/{at:05d}-{note}" for at, note in enumerate(notes)]
+    random.shuffle(keys)  # type: ignore[attr-defined]
+    assert deadly(keys) == {chunk for chunk in deaths if deaths.count(chunk) >= 2}
+
+
+@pytest.mark.parametrize("careful", [0, 3, None])
+def test_a_careful_call_is_alone_and_others_share(careful: int | None) -> None:
+    turns, lock = Turns(careful), threading.Lock()
+    inside: list[bool] = []
+    crowd: list[tuple[bool, int]] = []
+
+    def call() -> None:
+        with turns.turn() as is_careful:
+            with lock:
+                inside.append(is_careful)
+                crowd.append((any(inside), len(inside)))
+            time.sleep(0.02)
+            with lock:
+                inside.remove(is_careful)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(count == 1 for is_careful, count in crowd if is_careful)
+    assert sum(is_careful for is_careful, _ in crowd) == (8 if careful is None else careful)
+    if careful == 0:
+        assert max(count for _, count in crowd) > 1
+
+
+def test_a_call_that_fails_gives_its_turn_back() -> None:
+    turns = Turns(1)
+    with pytest.raises(ValueError, match="broken"), turns.turn():
+        raise ValueError("broken")
+    with turns.turn() as careful:
+        assert not careful
