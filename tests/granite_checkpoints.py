@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import GraniteSpeechConfig
 
 SENTENCES = [
@@ -23,15 +25,30 @@ CHAT_TEMPLATE = (
 )
 
 
-def write_granite(folder: Path, *, seed: int = 0, shard_bytes: str = "1GB", **fields: Any) -> None:
-    """config.json, generation_config.json, model.safetensors (or shards), tokenizer.json with its chat template."""
+# Letters that the tokenizer never joins: text of these alone has only one way to be cut into tokens.
+LETTERS = "bdfgjklmqvxyz"
+
+
+def write_granite(
+    folder: Path,
+    *,
+    seed: int = 0,
+    shard_bytes: str = "1GB",
+    encoder: Mapping[str, int] = {},
+    letters: str = "",
+    **fields: Any,
+) -> None:
+    """config.json, generation_config.json, model.safetensors (or shards), tokenizer.json with its chat template.
+
+    `encoder`: other sizes of the encoder. `letters`: all that the model writes beside the end token; empty: any token.
+    """
     import torch
     from transformers import GenerationConfig, GraniteSpeechForConditionalGeneration
 
     size = _write_tokenizer(folder)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = GraniteSpeechForConditionalGeneration(_config(size, **fields)).eval()
+        model = GraniteSpeechForConditionalGeneration(_config(size, encoder, **fields)).eval()
         with torch.no_grad():
             for name, tensor in model.named_parameters():
                 if tensor.ndim > 1:
@@ -45,8 +62,23 @@ def write_granite(folder: Path, *, seed: int = 0, shard_bytes: str = "1GB", **fi
                     tensor.normal_(0, 0.3)
             model.model.language_model.embed_tokens.weight.normal_(0, 0.1)
             model.lm_head.weight.normal_(0, 4)
+            if letters:
+                # Its last token tells such a model most of what to say. Small embeddings and sharp attention let it listen.
+                model.model.language_model.embed_tokens.weight *= 0.3
+                for name, tensor in model.model.language_model.named_parameters():
+                    if "q_proj" in name or "k_proj" in name:
+                        tensor *= 3
+                kept = [0, *(read_tokenizer(folder).token_to_id(letter) for letter in letters)]
+                model.lm_head.weight[[token for token in range(size) if token not in kept]] = 0
     model.generation_config = GenerationConfig(eos_token_id=0, bos_token_id=0, pad_token_id=1)
     model.save_pretrained(folder, max_shard_size=shard_bytes)
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 def edit_json(path: Path, **fields: Any) -> None:
@@ -55,7 +87,7 @@ def edit_json(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
 
 
-def _config(size: int, **fields: Any) -> GraniteSpeechConfig:
+def _config(size: int, sizes: Mapping[str, int], **fields: Any) -> GraniteSpeechConfig:
     from transformers import Blip2QFormerConfig, GraniteConfig, GraniteSpeechConfig, GraniteSpeechEncoderConfig
 
     text = GraniteConfig(
@@ -75,21 +107,26 @@ def _config(size: int, **fields: Any) -> GraniteSpeechConfig:
         pad_token_id=1,
         tie_word_embeddings=False,
     )
-    encoder = GraniteSpeechEncoderConfig(
-        input_dim=160,
-        num_layers=4,
-        hidden_dim=32,
-        feedforward_mult=2,
-        num_heads=2,
-        dim_head=16,
-        output_dim=20,
-        context_size=16,
-        max_pos_emb=24,
-        conv_kernel_size=7,
-        conv_expansion_factor=2,
-    )
+    given = {
+        "input_dim": 160,
+        "num_layers": 4,
+        "hidden_dim": 32,
+        "feedforward_mult": 2,
+        "num_heads": 2,
+        "dim_head": 16,
+        "output_dim": 20,
+        "context_size": 16,
+        "max_pos_emb": 24,
+        "conv_kernel_size": 7,
+        "conv_expansion_factor": 2,
+    }
+    encoder = GraniteSpeechEncoderConfig(**(given | dict(sizes)))
     projector = Blip2QFormerConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48, encoder_hidden_size=32
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        encoder_hidden_size=encoder.hidden_dim,
     )
     return GraniteSpeechConfig(
         text_config=text,

@@ -166,6 +166,7 @@ class Granite:
                 n_tokens=answer.n_tokens,
                 stop_reason=answer.stop_reason,
                 warnings=warnings,
+                n_foretold=answer.n_foretold,
             )
         return found
 

@@ -106,7 +106,7 @@ class Recognizer:
                 len(prompt) + budget + len(draft or ())
                 for prompt, budget, draft in zip(prompts, budgets, drafts, strict=True)
             ]
-            keep = self._speculation and self._speculation.keep_draft
+            keep = self._speculation.keep_draft if self._speculation else None
             for rows in group_rows(needs, self._most_positions):
                 decoded = decode_greedily(
                     self._model,
