@@ -34,12 +34,13 @@ def plan_text(run: Run) -> str:
 
 
 def report_text(snapshot: Snapshot, settings: str) -> str:
-    """Rows by status, WER and CER by language, both RTFx, who waited, what failed, where it lies, what to do next."""
+    """Rows by status, WER and CER by language, flags, both RTFx, who waited, what failed, where it lies, what to do next."""
     run = snapshot.run
     sections = [
         f"Run {run['run_id']} · {run['engine']} {run['model']} · snapshot {snapshot.number}",
         _status_table(run["totals"]),
         _score_table(run["totals"]["by_language"]),
+        _flag_table(run["totals"]),
         "\n".join(_speed_lines(run)),
         "\n".join(_retry_lines(run.get("retries", []))),
         "\n".join(_failure_lines(run["totals"])),
@@ -84,6 +85,20 @@ def _score_table(by_language: dict[str, dict[str, Any]]) -> str:
         for language, score in ((name, scored[name]) for name in largest)
     ]
     return _table(["language", "scored", "words", "WER", "95 % interval", "CER"], rows) if rows else ""
+
+
+def _flag_table(totals: dict[str, Any]) -> str:
+    rows = [
+        [
+            flag,
+            f"{found['pieces']:,}",
+            f"{found['recordings']:,}",
+            f"{found['audio_s']:,.1f} s",
+            _percent(found["audio_s"] / totals["audio_s"] if totals["audio_s"] else None),
+        ]
+        for flag, found in totals.get("flags", {}).items()  # snapshots from before there were flags have none
+    ]
+    return _table(["flag", "segments", "recordings", "audio", "of all"], rows) if rows else ""
 
 
 def _percent(share: float | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.metrics.bootstrap import Bootstrap, Counts
+from pipeline.metrics.flagged import Flagged, add_flags, count_flags
 from pipeline.metrics.rtfx import rtfx
 from pipeline.metrics.wer import NO_ERRORS, error_rate, total
 from pipeline.records import EngineStats, ErrorCounts
@@ -92,6 +93,7 @@ class RunTotals:
         self._all = _Slice()
         self._by: dict[str, dict[str, _Slice]] = {column: {} for column in columns}
         self._engine = EngineStats()
+        self._flags: dict[str, Flagged] = {}
         self._failure_codes: Counter[str] = Counter()
         self._failure_examples: list[dict[str, str]] = []
 
@@ -102,6 +104,7 @@ class RunTotals:
             for value, some in slices(rows, column):
                 name = value if value in groups or len(groups) < MOST_SLICES else OTHER
                 groups.setdefault(name, _Slice()).add(some)
+        self._flags = add_flags(self._flags, count_flags(rows))
         failed = rows.select(["id", "failure"]).filter(rows["failure"].is_valid()).to_pylist()
         self._failure_codes.update(row["failure"]["code"] for row in failed)
         for row in failed[: MOST_EXAMPLES - len(self._failure_examples)]:
@@ -122,7 +125,7 @@ class RunTotals:
         return pa.Table.from_pylist(rows, schema=STATS)
 
     def as_dict(self) -> dict[str, Any]:
-        """The same for run.json, with the engine's sums and what failed: `by_<column>`, `failure_codes`, `failure_examples`."""
+        """The same for run.json, with the engine's sums and what failed: `by_<column>`, `flags`, `failure_codes` …"""
         return {
             **self._all.row(),
             "wait_s": self._engine.wait_s,
@@ -133,6 +136,7 @@ class RunTotals:
             "foretold_tokens": self._engine.foretold_tokens,
             "batches": self._engine.batches,
             **{f"by_{column}": _largest_first(groups) for column, groups in self._by.items()},
+            "flags": {flag: asdict(self._flags[flag]) for flag in _most_audio_first(self._flags)},
             "failure_codes": dict(self._failure_codes.most_common()),
             "failure_examples": self._failure_examples,
         }
@@ -169,6 +173,10 @@ class _Slice:
 
 def _largest_first(groups: dict[str, _Slice]) -> dict[str, dict[str, Any]]:
     return {value: groups[value].row() for value in sorted(groups, key=lambda value: -groups[value].totals.audio_s)}
+
+
+def _most_audio_first(flags: dict[str, Flagged]) -> list[str]:
+    return sorted(flags, key=lambda flag: (-flags[flag].audio_s, flag))
 
 
 def _sum(column: pa.ChunkedArray) -> float:
