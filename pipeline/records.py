@@ -110,6 +110,7 @@ class DecodeReport:
     expected_s: float = 0.0
     decode_s: float = 0.0  # CPU seconds of the decoder
     fetched_bytes: int = 0
+    missing_s: float = 0.0  # promised by the header and not there, behind the end
     warnings: tuple[str, ...] = ()
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.audio import length, mp3, pcm
+from pipeline.audio import length, mp3, pcm, promise
 from pipeline.audio.container import Media, Source, open_media
 from pipeline.audio.resample import Mixer, Resampler
 from pipeline.audio.timeline import Block, Timeline
@@ -57,8 +57,12 @@ def answer(request: dict[str, Any], source: Source, output: Output) -> dict[str,
         if error.code == "bad_header" and pcm.is_empty(source):
             return {"decoder": "libsndfile", "container": "wav", "warnings": ["no_samples"]}
         raise
+    counted = _Counted(output)
     try:
-        return _read(source, media, stretch, output)
+        report = _read(source, media, stretch, counted)
+        if stretch.end is None or counted.samples < stretch.end - stretch.start:
+            report["missing_s"] = promise.missing_s(source, media)
+        return report
     finally:
         media.close()
 
@@ -128,6 +132,22 @@ def _decode(blocks: Blocks, stretch: Stretch, output: Output) -> tuple[int, int 
         if resampler is not None:
             sink.write(resampler.finish())
     return sink.sent, mixer.cancelled()
+
+
+class _Counted:
+    """An output, and how many samples it took."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self.samples = 0
+
+    def write(self, pcm: memoryview) -> None:
+        self._output.write(pcm)
+        self.samples += len(pcm) // 2
+
+    def restart(self) -> None:
+        self._output.restart()
+        self.samples = 0
 
 
 class _Sink:

@@ -109,6 +109,21 @@ def count_samples(read_at: ReadAt, layout: Layout) -> int:
     return max(0, n_frames * layout.header.n_samples - layout.skip - pad)
 
 
+def missing_s(read_at: ReadAt, size: int) -> float:
+    """Seconds that the tag promises behind the end of the file; 0 without a tag that can be believed."""
+    first = _find_frame(read_at, _after_tags(read_at), size, None)
+    data = b"" if first is None else read_at(first, 2**12)
+    header = parse_header(data)
+    tag = _parse_tag(data[: header.n_bytes], header) if header else None
+    if first is None or header is None or tag is None or not tag.n_frames or not tag.n_bytes:
+        return 0.0
+    there = _before_tags(read_at, size) - first
+    plausible = tag.n_frames * 24 <= tag.n_bytes <= tag.n_frames * 2000
+    if not plausible or there >= tag.n_bytes - 2 * header.n_bytes:
+        return 0.0
+    return tag.n_frames * header.n_samples / header.rate_hz * (1 - there / tag.n_bytes)
+
+
 def locate(read_at: ReadAt, layout: Layout, frame: int) -> int | None:
     """Byte offset of frame number `frame` (0: the first with audio); None behind the end."""
     if layout.constant:

@@ -25,6 +25,8 @@ from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodedWindow, Failur
 _OPEN_TAIL_S = 30.0
 # A duration in a manifest may be rounded: what ends so soon behind it belongs to the row. More is another row's audio.
 _GIVEN_TAIL_S = 0.05
+# What the voice activity detection hears ahead of a window, to judge as it would in the middle of the uncut recording.
+_LEAD_S = 30.0
 # Less than this is missing: rounding, or a codec's last frame. More: the audio broke off, and that must be said.
 _MISSING_SHARE = 0.02
 _MISSING_S = 0.1
@@ -49,7 +51,7 @@ def decode_window(
     max_samples = int(min(chunking.max_s or max_chunk_s, max_chunk_s) * SAMPLE_RATE_HZ)
     pause_s = chunking.longest_pause_s
     longest_pause = None if pause_s is None else round(pause_s * SAMPLE_RATE_HZ)
-    speech = speech_spans(audio.samples, chunking)
+    speech = speech_spans(audio.samples, chunking, _before(reader, window, audio.start_s, chunking))
     wanted = padded(speech, len(audio.samples), chunking)
     bounds = cut_chunks(audio.samples, wanted, max_samples, longest_pause)
     end_s = audio.start_s + len(audio.samples) / SAMPLE_RATE_HZ
@@ -81,7 +83,10 @@ def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[Decode
         )
     if goes_on:
         audio = _cut_at(audio, end_s, ("longer_than_its_header",) if window.open_end else ())
-    return audio, end_s if length_known else read_to_s
+    expected_end_s = end_s if length_known else read_to_s
+    if window.open_end and audio.report.missing_s:
+        expected_end_s = max(expected_end_s, read_to_s + audio.report.missing_s)
+    return audio, expected_end_s
 
 
 def _cut_at(audio: DecodedAudio, end_s: float, warnings: tuple[str, ...]) -> DecodedAudio:
@@ -97,6 +102,16 @@ def _seam_s(reader: AudioReader, window: Window, boundary_s: float, plan: PlanCo
     if len(border.samples) < round((high_s - low_s) * SAMPLE_RATE_HZ):
         return boundary_s  # the audio ends inside the border; both neighbours see that too
     return quietest_cut_s(border.samples, low_s)
+
+
+def _before(reader: AudioReader, window: Window, start_s: float, chunking: ChunkConfig) -> Samples | None:
+    """What was said just before the window, for the voice activity detection alone; None where that is of no use."""
+    if window.index == 0 or chunking.vad != "silero":
+        return None
+    try:
+        return reader.read(window.recording, max(0.0, start_s - _LEAD_S), start_s).samples
+    except AudioError:
+        return None  # the window before says what is wrong there
 
 
 def _speech_s(bounds: Sequence[Range], speech: Sequence[Range]) -> list[float]:
