@@ -1,4 +1,4 @@
-"""An upload that broke off is partial, although nobody gave its length; a writer that could not know the length promised nothing."""
+"""An upload that broke off is partial, although nobody gave its length; a writer that could not know it promised nothing."""
 
 from __future__ import annotations
 
