@@ -81,26 +81,30 @@ def _second(again: HeardAgain, end_s: float, first: Heard) -> Heard:
     found = again.row
     segments = tuple(_with_speaker(_marked(_moved(found.segments, again.start_s, end_s)), first.segments))
     # Of a stretch that failed every part is a gain; in the place of a text half a text is none.
-    failed = found.status == "failed" or (_lost_s(found) > SAME_TIME_S and not (first.failed and segments))
+    failed = found.status == "failed" or (_lost_s(found.spans) > SAME_TIME_S and not (first.failed and segments))
     return Heard(segments, _is_unheard(found.spans), failed, again.engine)
 
 
-def _lost_s(row: Transcript) -> float:
-    return sum(span.end_s - span.start_s for span in row.spans if span.kind == "failed")
+def _lost_s(spans: Iterable[Span]) -> float:
+    return sum(span.end_s - span.start_s for span in spans if span.kind == "failed")
 
 
 def _replaced(row: Transcript, again: HeardAgain, end_s: float, segments: Sequence[Segment]) -> Transcript:
     """The row with the stretch's segments and spans in the place of its own."""
     kept = [segment for segment in row.segments if not _touches(segment, again.start_s, end_s)]
     spans = [*_outside(row.spans, again.start_s, end_s), *_spans(again, end_s, segments)]
-    recovered = any(span.kind == "failed" for span in row.spans) and not any(span.kind == "failed" for span in spans)
     segments = numbered(sorted([*kept, *segments], key=lambda segment: (segment.start_s, segment.end_s)))
     whole = merged_spans(spans)
     language = row.language or again.row.language
+    lost_s = _lost_s(whole)
+    recovered = _lost_s(row.spans) > 0 and not lost_s
+    reached_s = max(piece.end_s for piece in [*segments, *whole])
     return replace(
         row,
         status=_status(row) if recovered else ("partial" if row.status == "failed" and segments else row.status),
         failure=None if recovered else row.failure,
+        # What is not lost was decoded.
+        duration_s=max(row.duration_s, reached_s - lost_s) if _lost_s(row.spans) else row.duration_s,
         language=language,
         text=transcript_text(segments, language),
         segments=segments,

@@ -5,8 +5,10 @@ A stretch begins and ends where segments or spans of the transcript do, so that 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal
 
 from pipeline.records import SAMPLE_RATE_HZ, Transcript
@@ -43,9 +45,13 @@ def flagged_stretches(
     stretch that was tried before is left out.
     """
     found: list[Stretch] = []
+    starts_s = sorted(start_s for start_s, _ in tried)
+    ends_s = list(accumulate((end_s for _, end_s in sorted(tried)), max))  # the furthest that one so early reaches
     before = False  # whether the group before this one is wanted too
     for group in _groups(row, flags):
-        wanted = group.wanted and not any(_inside(group, stretch) for stretch in tried)
+        earlier = bisect_right(starts_s, group.start_s + SAME_TIME_S)
+        was_tried = earlier > 0 and group.end_s <= ends_s[earlier - 1] + SAME_TIME_S
+        wanted = group.wanted and not was_tried
         if wanted and before and _joins(found[-1], group, longest_s):
             found[-1] = replace(found[-1], end_s=group.end_s)
         elif wanted:
@@ -84,10 +90,6 @@ def _groups(row: Transcript, flags: Collection[str]) -> Iterator[_Group]:
 def _joins(stretch: Stretch, group: _Group, longest_s: float) -> bool:
     pause_s = group.start_s - (stretch.end_s or 0.0)
     return pause_s <= LONGEST_PAUSE_S and group.end_s - stretch.start_s <= longest_s
-
-
-def _inside(group: _Group, stretch: tuple[float, float]) -> bool:
-    return stretch[0] - SAME_TIME_S <= group.start_s and group.end_s <= stretch[1] + SAME_TIME_S
 
 
 def _seconds(stretch: Stretch) -> float:
