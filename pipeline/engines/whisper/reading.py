@@ -55,7 +55,8 @@ def _segments(
     for start_s, end_s, piece in _timed_pieces(tokens, tokenizer, audio_s):
         inside = tuple(word for position, word in words if first <= position < first + len(piece))
         if inside:  # the alignment is finer than the timestamps, which favour whole seconds
-            start_s, end_s = inside[0].start_s or start_s, inside[-1].end_s or end_s
+            first_s, last_s = inside[0].start_s, inside[-1].end_s
+            start_s, end_s = start_s if first_s is None else first_s, end_s if last_s is None else last_s
         text = tokenizer.decode(piece).strip()
         found.append(Segment(len(found), start_s, end_s, text, words=inside))
         first += len(piece)

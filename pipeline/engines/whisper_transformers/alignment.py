@@ -13,7 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 _SMOOTHED_FRAMES = 7
-_ROUNDING = 1e-4  # tokens whose attention differs by less, look at the same: what differs is the sum's order
+_ROUNDING = (
+    1e-4  # tokens whose attention to a frame differs by less differ by rounding errors, which would become large
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -29,8 +31,9 @@ class Alignment:
 def align(attention: Floats) -> list[tuple[int, int]]:
     """The path through the attention of the alignment heads: [heads, tokens, frames], all of them at least 1."""
     mean = attention.mean(axis=1, keepdims=True)
-    spread = np.maximum(attention.std(axis=1, keepdims=True), _ROUNDING * mean + np.finfo(np.float32).tiny)
-    normal = (attention - mean) / spread
+    spread = attention.std(axis=1, keepdims=True)
+    differs = spread > _ROUNDING * mean
+    normal = np.where(differs, (attention - mean) / np.where(differs, spread, 1), 0)
     return cheapest_path(-smooth(normal).mean(axis=0))
 
 
@@ -58,7 +61,7 @@ def cheapest_path(costs: Floats) -> list[tuple[int, int]]:
         row = np.arange(max(1, diagonal - frames), min(tokens, diagonal - 1) + 1)
         column = diagonal - row
         both, token, frame = total[row - 1, column - 1], total[row - 1, column], total[row, column - 1]
-        step = np.where((both < token) & (both < frame), 0, np.where((token < both) & (token < frame), 1, 2))
+        step = np.where(frame <= np.minimum(both, token), 2, np.where(both <= token, 0, 1))
         came[row, column] = step
         total[row, column] = costs[row - 1, column - 1] + np.choose(step, (both, token, frame))
     came[0, :], came[:, 0] = 2, 1
