@@ -10,6 +10,7 @@ from pipeline.audio.energy import FRAME, frame_energy, quietest_frame
 from pipeline.records import SAMPLE_RATE_HZ, Samples
 
 QUIET_FRAMES = 30  # 0.3 s of quiet: a pause between words, not one inside a word
+GRID = 2560  # samples: whole frames of the energy (160) and of the voice activity detection (512), as in the uncut recording
 
 
 def seam_bounds(boundary_s: float, overlap_s: float) -> tuple[float, float]:
@@ -23,10 +24,10 @@ def seam_bounds(boundary_s: float, overlap_s: float) -> tuple[float, float]:
 
 
 def quietest_cut_s(samples: Samples, start_s: float) -> float:
-    """Where to cut the border region that starts at `start_s`: amid its quietest 0.3 s, on whole 10 ms of the recording.
+    """Where to cut the border region that starts at `start_s`: amid its quietest 0.3 s, on whole 160 ms of the recording.
 
     Of equally quiet places the one nearest to the middle of the region, then the first. int16 [n] → seconds from the
-    recording's start, always inside the region; a region without a whole 10 ms is cut at its start.
+    recording's start, always inside the region; one that holds no whole 160 ms is cut on whole 10 ms, or at its start.
     """
     start = round(start_s * SAMPLE_RATE_HZ)
     skip = -start % FRAME
@@ -34,4 +35,6 @@ def quietest_cut_s(samples: Samples, start_s: float) -> float:
     if not len(energy):
         return start / SAMPLE_RATE_HZ
     frame = quietest_frame(energy, QUIET_FRAMES, near=len(energy) // 2)
-    return (start + skip + frame * FRAME) / SAMPLE_RATE_HZ
+    cut = start + skip + frame * FRAME
+    on_grid = (cut + GRID // 2) // GRID * GRID
+    return (on_grid if start <= on_grid <= start + len(samples) else cut) / SAMPLE_RATE_HZ

@@ -32,10 +32,11 @@ ENERGY_FLOOR_PERCENTILE = 10
 ENERGY_MARGIN_DB = 9.0
 
 
-def speech_spans(samples: Samples, config: ChunkConfig) -> tuple[Range, ...]:
+def speech_spans(samples: Samples, config: ChunkConfig, before: Samples | None = None) -> tuple[Range, ...]:
     """Half-open sample ranges that hold speech: sorted, disjoint, without padding.
 
     Pauses under `min_silence_s` belong to the speech around them; bursts under `min_speech_s` are dropped.
+    `before`: what was heard just before `samples`, for silero to be in its stride; whole frames of it count, from its end.
     int16 [n] at 16 kHz → ranges within [0, n). Raises ConfigError where the silero model is not installed.
     """
     if not len(samples):
@@ -44,7 +45,7 @@ def speech_spans(samples: Samples, config: ChunkConfig) -> tuple[Range, ...]:
         return ((0, len(samples)),)
     if config.vad == "energy":
         return _spans(_energy_mask(samples), FRAME, len(samples), config)
-    return _spans(_silero_mask(samples, config.threshold), SILERO_FRAME, len(samples), config)
+    return _spans(_silero_mask(samples, config.threshold, before), SILERO_FRAME, len(samples), config)
 
 
 def padded(spans: Sequence[Range], n_samples: int, config: ChunkConfig) -> tuple[Range, ...]:
@@ -79,9 +80,9 @@ def _energy_mask(samples: Samples) -> Mask:
     return level_db > np.repeat(floors_db, [len(block) for block in blocks]) + ENERGY_MARGIN_DB
 
 
-def _silero_mask(samples: Samples, threshold: float) -> Mask:
+def _silero_mask(samples: Samples, threshold: float, before: Samples | None) -> Mask:
     """True where a 32 ms frame is speech: from a probability at the threshold until one well below it."""
-    probability = _silero_probability(samples)
+    probability = _silero_probability(samples, before)
     is_certain = probability >= threshold
     is_certain |= probability < max(threshold - SILERO_HYSTERESIS, 0.01)
     # Frames in between follow the last certain one before them; before any, the first frame, which is no speech then.
@@ -89,22 +90,25 @@ def _silero_mask(samples: Samples, threshold: float) -> Mask:
     return probability[last_certain] >= threshold
 
 
-def _silero_probability(samples: Samples) -> npt.NDArray[np.float32]:
+def _silero_probability(samples: Samples, before: Samples | None = None) -> npt.NDArray[np.float32]:
     """Speech probability of each 512 samples (the last frame filled up with silence): float32 [ceil(n / 512)]."""
+    lead = np.zeros(0, np.int16) if before is None else before[len(before) % SILERO_FRAME :]
     run = _silero()
     block = SILERO_BLOCK * SILERO_FRAME
     h = np.zeros((1, 1, 128), np.float32)
     c = np.zeros((1, 1, 128), np.float32)
     context = np.zeros(SILERO_CONTEXT, np.float32)
     found: list[npt.NDArray[np.float32]] = []
-    for start in range(0, len(samples), block):
-        audio = samples[start : start + block].astype(np.float32) / 32768
+    pieces = [lead] if len(lead) else []
+    pieces += [samples[start : start + block] for start in range(0, len(samples), block)]
+    for audio_at_once in pieces:
+        audio = audio_at_once.astype(np.float32) / 32768
         piece = np.concatenate([context, audio, np.zeros(-len(audio) % SILERO_FRAME, np.float32)])
         context = piece[-SILERO_CONTEXT:]
         frames = np.lib.stride_tricks.sliding_window_view(piece, SILERO_CONTEXT + SILERO_FRAME)[::SILERO_FRAME]
         probability, h, c = run(None, {"input": np.ascontiguousarray(frames), "h": h, "c": c})
         found.append(probability.ravel())
-    return np.concatenate(found)
+    return np.concatenate(found)[len(lead) // SILERO_FRAME :]
 
 
 @cache

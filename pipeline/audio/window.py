@@ -25,8 +25,6 @@ from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodedWindow, Failur
 _OPEN_TAIL_S = 30.0
 # A duration in a manifest may be rounded: what ends so soon behind it belongs to the row. More is another row's audio.
 _GIVEN_TAIL_S = 0.05
-# What the voice activity detection hears ahead of a window, to judge as it would in the middle of the uncut recording.
-_LEAD_S = 30.0
 # Less than this is missing: rounding, or a codec's last frame. More: the audio broke off, and that must be said.
 _MISSING_SHARE = 0.02
 _MISSING_S = 0.1
@@ -47,11 +45,11 @@ def decode_window(
 
     Raises AudioError when nothing of it can be had.
     """
-    audio, expected_end_s = _read(reader, window, plan)
+    audio, before, expected_end_s = _read(reader, window, plan)
     max_samples = int(min(chunking.max_s or max_chunk_s, max_chunk_s) * SAMPLE_RATE_HZ)
     pause_s = chunking.longest_pause_s
     longest_pause = None if pause_s is None else round(pause_s * SAMPLE_RATE_HZ)
-    speech = speech_spans(audio.samples, chunking, _before(reader, window, audio.start_s, chunking))
+    speech = speech_spans(audio.samples, chunking, before)
     wanted = padded(speech, len(audio.samples), chunking)
     bounds = cut_chunks(audio.samples, wanted, max_samples, longest_pause)
     end_s = audio.start_s + len(audio.samples) / SAMPLE_RATE_HZ
@@ -62,13 +60,13 @@ def decode_window(
     return _with_shortfall(decoded, expected_end_s), audio.samples, cuts
 
 
-def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[DecodedAudio, float]:
-    """The window's audio and where it should end."""
+def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[DecodedAudio, Samples | None, float]:
+    """The window's audio, some of what comes before it, and where it should end."""
     expect = (window.size_bytes, window.etag)
-    start_s = 0.0 if window.index == 0 else _seam_s(reader, window, window.start_s, plan)
+    start_s, before = (0.0, None) if window.index == 0 else _seam(reader, window, window.start_s, plan)
     if window.index < window.count - 1:
-        end_s = _seam_s(reader, window, window.end_s, plan)
-        return reader.read(window.recording, start_s, end_s, expect=expect), end_s
+        end_s, _ = _seam(reader, window, window.end_s, plan)
+        return reader.read(window.recording, start_s, end_s, expect=expect), before, end_s
     length_known = window.end_s > window.start_s
     end_s = window.end_s if length_known else window.start_s + plan.window_s
     tail_s = _OPEN_TAIL_S if window.open_end else _GIVEN_TAIL_S
@@ -86,7 +84,7 @@ def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[Decode
     expected_end_s = end_s if length_known else read_to_s
     if window.open_end and audio.report.missing_s:
         expected_end_s = max(expected_end_s, read_to_s + audio.report.missing_s)
-    return audio, expected_end_s
+    return audio, before, expected_end_s
 
 
 def _cut_at(audio: DecodedAudio, end_s: float, warnings: tuple[str, ...]) -> DecodedAudio:
@@ -95,23 +93,17 @@ def _cut_at(audio: DecodedAudio, end_s: float, warnings: tuple[str, ...]) -> Dec
     return replace(audio, samples=audio.samples[:keep], report=report)
 
 
-def _seam_s(reader: AudioReader, window: Window, boundary_s: float, plan: PlanConfig) -> float:
-    """Where both neighbours of a boundary cut: a function of the border's samples alone."""
+def _seam(reader: AudioReader, window: Window, boundary_s: float, plan: PlanConfig) -> tuple[float, Samples | None]:
+    """Where both neighbours of a boundary cut, a function of the border's samples alone, and the border's samples before it.
+
+    The right neighbour's voice activity detection hears those first: from a standing start it can miss a first word.
+    """
     low_s, high_s = seam_bounds(boundary_s, plan.overlap_s)
     border = reader.read(window.recording, low_s, high_s, expect=(window.size_bytes, window.etag))
     if len(border.samples) < round((high_s - low_s) * SAMPLE_RATE_HZ):
-        return boundary_s  # the audio ends inside the border; both neighbours see that too
-    return quietest_cut_s(border.samples, low_s)
-
-
-def _before(reader: AudioReader, window: Window, start_s: float, chunking: ChunkConfig) -> Samples | None:
-    """What was said just before the window, for the voice activity detection alone; None where that is of no use."""
-    if window.index == 0 or chunking.vad != "silero":
-        return None
-    try:
-        return reader.read(window.recording, max(0.0, start_s - _LEAD_S), start_s).samples
-    except AudioError:
-        return None  # the window before says what is wrong there
+        return boundary_s, None  # the audio ends inside the border; both neighbours see that too
+    cut_s = quietest_cut_s(border.samples, low_s)
+    return cut_s, border.samples[: round((cut_s - low_s) * SAMPLE_RATE_HZ)]
 
 
 def _speech_s(bounds: Sequence[Range], speech: Sequence[Range]) -> list[float]:

@@ -120,8 +120,8 @@ def test_pauses_bursts_and_padding(mask, min_speech, min_silence, pad):
 
 def test_speech_goes_on_until_the_probability_is_well_below_the_threshold(monkeypatch):
     probability = np.array([0.4, 0.5, 0.36, 0.49, 0.34, 0.4, 0.6], np.float32)
-    monkeypatch.setattr(vad, "_silero_probability", lambda samples: probability)
-    assert vad._silero_mask(np.zeros(0, np.int16), 0.5).tolist() == [False, True, True, True, False, False, True]
+    monkeypatch.setattr(vad, "_silero_probability", lambda samples, before: probability)
+    assert vad._silero_mask(np.zeros(0, np.int16), 0.5, None).tolist() == [False, True, True, True, False, False, True]
 
 
 def test_nothing_holds_no_speech():
@@ -212,6 +212,17 @@ def test_energy_agrees_with_silero_on_clean_speech(shared_data):
     by_silero = held(padded_speech(samples, ChunkConfig(vad="silero")), len(samples))
     assert by_energy[by_silero].mean() > 0.99
     assert (by_energy == by_silero).mean() > 0.9
+
+
+@pytest.mark.parametrize("cut_s", [60.16, 123.84, 300.0])
+def test_a_window_that_knows_what_came_before_hears_what_the_whole_recording_does(shared_data, cut_s):
+    samples = read(shared_data / f"{LONG}.mp3")[: 330 * SAMPLE_RATE_HZ]
+    cut = round(cut_s * SAMPLE_RATE_HZ)
+    whole = held(speech_spans(samples, ChunkConfig()), len(samples))[cut:]
+    spans = speech_spans(samples[cut:], ChunkConfig(), samples[cut - 4 * SAMPLE_RATE_HZ - 100 : cut])
+    differs = held(spans, len(whole)) != whole
+    assert differs[:SAMPLE_RATE_HZ].sum() <= vad.SILERO_FRAME, "a first word is lost"
+    assert differs.sum() <= 4 * vad.SILERO_FRAME
 
 
 @pytest.mark.slow
