@@ -5,27 +5,26 @@ Imports transformers late: `describe` needs none of it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
-from pipeline.config import EngineConfig, Section
+from pipeline.config import EngineConfig
 from pipeline.engines.audible import is_audible
 from pipeline.engines.base import EngineSpec, primary_language
 from pipeline.engines.cores import usable_cores
-from pipeline.engines.granite.checkpoint import DRAFT_HEAD, Checkpoint, read_checkpoint, revision_of
-from pipeline.engines.granite.prompts import (
-    LANGUAGE_NAMES,
-    TRANSCRIBED,
-    Version,
-    clean_keywords,
-    transcription,
-    translated_from,
-    translation,
+from pipeline.engines.granite.asking import (
+    MAX_CHUNK_S,
+    AskingOptions,
+    budget_of,
+    instruct,
+    languages_of,
+    version_of,
 )
+from pipeline.engines.granite.checkpoint import DRAFT_HEAD, Checkpoint, read_checkpoint, revision_of
+from pipeline.engines.granite.prompts import Version
 from pipeline.engines.granite.speculation import Speculation
 from pipeline.engines.model_files import find_model
 from pipeline.engines.options import read_options
@@ -36,30 +35,15 @@ from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 if TYPE_CHECKING:
     from pipeline.engines.granite.recognizer import Answer, Question, Recognizer
 
-MAX_CHUNK_S = 30.0  # as IBM's own package cuts (granite.md §3.6)
 _PUBLISHED_RTFX = (
     546.0  # of the published speculative code on one H200: for cost estimates; this engine is not measured there
 )
-_MIN_POSITIONS = 2048  # 30 s take 300, keywords at most _KEYWORD_POSITIONS, the answer its budget
-_KEYWORD_POSITIONS = 512
 _WARM_UP_S = (1.0, 3.0)
 
 
-class GraniteOptions(Section):
+class GraniteOptions(AskingOptions):
     """`engine.options` of the granite engine."""
 
-    version: Literal["auto", "4.0", "4.1"] = Field(
-        "auto", description="whose prompts: 4.0 (granite-4.0-1b-speech) or 4.1; auto: as the model's name or files tell"
-    )
-    target_language: str = Field("en", description="the language to write in, with engine.task translate")
-    punctuation: bool = Field(
-        False, description="punctuation and upper case (4.1 alone); without effect on rows with keywords"
-    )
-    keywords: list[str] = Field([], description="names and terms that rows without keywords of their own may hold")
-    tokens_per_s: float = Field(
-        8.0, gt=0, le=100, description="most tokens of text per second of audio, beside 16 for all"
-    )
-    max_new_tokens: int = Field(400, ge=1, le=1000, description="most tokens of text of any chunk")
     max_positions: int = Field(
         65_536, ge=1024, description="positions that decode together (80 KiB each in bfloat16, with published models)"
     )
@@ -104,15 +88,14 @@ class Granite:
             )
         files = find_model(config.model, config.storage_options)
         checkpoint = read_checkpoint(files)
-        version = _version(options, checkpoint)
-        _check_options(options, version, checkpoint)
+        version = version_of(options, checkpoint)
         speculation = _speculation(options, version, checkpoint, config.task)
         weights = (*checkpoint.weights, *_heads(speculation))
         return EngineSpec(
             name="granite",
             model=config.model,
             revision=config.revision or revision_of(files, weights),
-            languages=_languages(config, options),
+            languages=languages_of(config, options),
             tasks=frozenset({"transcribe", "translate"}),
             features=frozenset({"keywords", "confidence"}),
             max_chunk_s=MAX_CHUNK_S,
@@ -129,7 +112,7 @@ class Granite:
 
         files = find_model(self._config.model, self._config.storage_options)
         checkpoint = read_checkpoint(files)
-        self._version = _version(self._options, checkpoint)
+        self._version = version_of(self._options, checkpoint)
         speculation = _speculation(self._options, self._version, checkpoint, self._config.task)
         folder = files.fetch((*checkpoint.files, *_heads(speculation)))
         device = choose_device(self._config.device)
@@ -188,66 +171,16 @@ class Granite:
     def _ask(self, chunk: ChunkAudio, recognizer: Recognizer) -> tuple[Question, tuple[str, ...]]:
         from pipeline.engines.granite.recognizer import Question
 
-        wanted = clean_keywords(chunk.keywords or self._options.keywords)
-        kept = wanted
-        while (
-            len(kept) > 0 and recognizer.count_tokens(self._instruction(kept)) > _KEYWORD_POSITIONS
-        ):  # the rest would crowd out the audio
-            kept = kept[: len(kept) // 2]
-        budget = min(16 + math.ceil(self._options.tokens_per_s * chunk.audio_s), self._options.max_new_tokens)
-        warnings = ("keywords_cut",) if len(kept) < len(wanted) else ()
-        return Question(chunk.samples, self._instruction(kept), budget, self._options.speculate), warnings
-
-    def _instruction(self, keywords: Sequence[str]) -> str:
-        punctuated = self._options.punctuation
-        if self._config.task == "translate":
-            return translation(_target(self._options), keywords, punctuated=punctuated)
-        return transcription(self._version, keywords, punctuated=punctuated)
+        instruction, warnings = instruct(
+            chunk, self._config.task, self._options, self._version, recognizer.count_tokens
+        )
+        budget = budget_of(chunk.audio_s, self._options)
+        return Question(chunk.samples, instruction, budget, self._options.speculate), warnings
 
     def _warm_up(self) -> None:
         noise = np.random.default_rng(0)
         sizes = [int(length_s * SAMPLE_RATE_HZ) for length_s in _WARM_UP_S]
         self._hear([ChunkAudio(noise.integers(-3000, 3000, size, np.int16)) for size in sizes])
-
-
-def _languages(config: EngineConfig, options: GraniteOptions) -> frozenset[str]:
-    """Languages of the audio: of the whole task, or of the pair. Raises ConfigError where there is no such pair."""
-    target = _target(options)
-    if config.task != "translate":
-        if target != "en":
-            raise ConfigError(
-                f"engine.options.target_language={options.target_language} does nothing while engine.task is transcribe; "
-                "set engine.task=translate, or leave it out."
-            )
-        return TRANSCRIBED
-    found = translated_from(target)
-    if not found:
-        raise ConfigError(
-            f"The granite engine cannot translate into {options.target_language!r}; "
-            f"engine.options.target_language can be one of: {', '.join(sorted(LANGUAGE_NAMES))}."
-        )
-    source = primary_language(config.language) if config.language else None
-    if source in TRANSCRIBED and source not in found:
-        raise ConfigError(
-            f"The granite engine cannot translate {source!r} into {target!r}: one of the two has to be English, and not both; "
-            "correct engine.language or engine.options.target_language."
-        )
-    return found
-
-
-def _target(options: GraniteOptions) -> str:
-    return primary_language(options.target_language)
-
-
-def _version(options: GraniteOptions, checkpoint: Checkpoint) -> Version:
-    if options.version != "auto":
-        return options.version
-    if checkpoint.version is None:
-        raise ConfigError(
-            f"Nothing tells whether {checkpoint.model} is granite-4.0-1b-speech or granite-speech-4.1, which are asked "
-            "differently; set engine.options.version to '4.0' or '4.1'."
-        )
-    return checkpoint.version
 
 
 def _speculation(options: GraniteOptions, version: Version, checkpoint: Checkpoint, task: str) -> Speculation | None:
@@ -272,15 +205,3 @@ def _speculation(options: GraniteOptions, version: Version, checkpoint: Checkpoi
 
 def _heads(speculation: Speculation | None) -> tuple[str, ...]:
     return (speculation.head,) if speculation and speculation.head else ()
-
-
-def _check_options(options: GraniteOptions, version: Version, checkpoint: Checkpoint) -> None:
-    if options.punctuation and version == "4.0":
-        raise ConfigError(
-            "granite-4.0-1b-speech writes no punctuation; leave engine.options.punctuation out, or take granite-speech-4.1-2b."
-        )
-    if checkpoint.positions < _MIN_POSITIONS:
-        raise ConfigError(
-            f"The model {checkpoint.model} has {checkpoint.positions} positions, and {MAX_CHUNK_S:.0f} s with keywords may need "
-            f"{_MIN_POSITIONS}; take another model."
-        )
