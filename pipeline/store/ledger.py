@@ -1,6 +1,7 @@
 """What a run is to do and what is done: the plan, immutable, minus the parts that exist. Nothing else is state.
 
 <run>/plan/0000-<hash>.parquet   one row per window, written first
+<run>/plan/0000-<hash>.shards.parquet   one row per shard: what a driver that resumes needs of it
 <run>/plan/0000.json             names it: its presence is the plan part; a grown manifest adds 0001, 0002 …
 <run>/parts/<hh>/<shard>.parquet presence = decided
 <run>/sessions/0000.json         what one `quarry run` did, for the wall clock
@@ -46,6 +47,8 @@ class PlanPart:
 
     key: str
     sha256: str
+    shards_key: str
+    shards_sha256: str
     manifest: str
     manifest_digest: str
     fingerprint: str
@@ -85,11 +88,19 @@ class Ledger:
 
         Raises DriftError when another driver has written another plan under this number meanwhile.
         """
-        data = _plan_bytes(table)
+        data, group_rows = _plan_bytes(table)
         digest = hashlib.sha256(data).hexdigest()
         key = f"plan/{number:04d}-{digest[:12]}.parquet"
-        part = PlanPart(key=key, sha256=digest, **header)
+        shards = _shards_bytes(table, key, group_rows)
+        part = PlanPart(
+            key=key,
+            sha256=digest,
+            shards_key=key.replace(".parquet", ".shards.parquet"),
+            shards_sha256=hashlib.sha256(shards).hexdigest(),
+            **header,
+        )
         self.store.put_if_absent(key, data)
+        self.store.put_if_absent(part.shards_key, shards)
         header_key = f"plan/{number:04d}.json"
         if self.store.put_if_absent(header_key, json.dumps(asdict(part), indent=1).encode()):
             return part
@@ -102,14 +113,14 @@ class Ledger:
 
     def planned_windows(self, columns: list[str] | None = None) -> pa.Table:
         """The whole plan, one row per window (or some of its columns)."""
-        tables = [table_of(self._plan_data(part), columns) for part in self.plan_parts()]
+        tables = [table_of(self._checked(part.key, part.sha256), columns) for part in self.plan_parts()]
         return pa.concat_tables(tables)
 
     def planned_recordings(self, ids: pa.Array) -> pa.Table:
         """What the plan knows of some recordings: the first window of each, a row group in memory at a time."""
         found = [PLAN_SCHEMA.empty_table()]
         for part in self.plan_parts():
-            file = pq.ParquetFile(BytesIO(self._plan_data(part)))
+            file = pq.ParquetFile(BytesIO(self._checked(part.key, part.sha256)))
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group)
                 wanted = pc.and_(pc.equal(rows["window_index"], 0), pc.is_in(rows["id"], value_set=ids))
@@ -118,12 +129,7 @@ class Ledger:
 
     def entries(self) -> pa.Table:
         """One row of ENTRIES per planned shard, in plan order: where to find it and how long it is."""
-        tables = []
-        for part in self.plan_parts():
-            file = pq.ParquetFile(BytesIO(self._plan_data(part)))
-            for group in range(file.num_row_groups):
-                windows = file.read_row_group(group, columns=["shard_id", "start_s", "end_s"])
-                tables.append(_entries_of(windows, part.key, group))
+        tables = [table_of(self._checked(part.shards_key, part.shards_sha256)) for part in self.plan_parts()]
         found = pa.concat_tables(tables) if tables else ENTRIES.empty_table()
         if pc.count_distinct(found["shard_id"]).as_py() != found.num_rows:
             raise StoreError(f"The plan at {self.store} holds a shard twice; give this run another `name`.")
@@ -137,14 +143,14 @@ class Ledger:
     def shards(self) -> Iterator[Shard]:
         """Every planned shard in order, a row group in memory at a time."""
         for part in self.plan_parts():
-            file = pq.ParquetFile(BytesIO(self._plan_data(part)))
+            file = pq.ParquetFile(BytesIO(self._checked(part.key, part.sha256)))
             for group in range(file.num_row_groups):
                 yield from shards_of(file.read_row_group(group))
 
-    def _plan_data(self, part: PlanPart) -> bytes:
-        data = self.store.get(part.key)
-        if hashlib.sha256(data).hexdigest() != part.sha256:
-            raise StoreError(f"The plan {part.key} is not the one that was written; give the run another name.")
+    def _checked(self, key: str, sha256: str) -> bytes:
+        data = self.store.get(key)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise StoreError(f"The plan {key} is not the one that was written; give the run another name.")
         return data
 
     def sessions(self) -> list[Session]:
@@ -193,10 +199,11 @@ def _plan_part_of(store: ObjectStore, key: str) -> PlanPart:
     return PlanPart(**{**header, "totals": PlanTotals(**header["totals"])})
 
 
-def _plan_bytes(table: pa.Table) -> bytes:
-    """Parquet bytes with row groups that end where shards end."""
+def _plan_bytes(table: pa.Table) -> tuple[bytes, list[int]]:
+    """Parquet bytes with row groups that end where shards end, and the rows of each group."""
     buffer = BytesIO()
     ids = table["shard_id"].combine_chunks()
+    group_rows = []
     with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
         start = 0
         while start < table.num_rows:
@@ -204,7 +211,18 @@ def _plan_bytes(table: pa.Table) -> bytes:
             while stop < table.num_rows and ids[stop] == ids[stop - 1]:
                 stop += 1
             writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
+            group_rows.append(stop - start)
             start = stop
+    return buffer.getvalue(), group_rows
+
+
+def _shards_bytes(table: pa.Table, plan_key: str, group_rows: list[int]) -> bytes:
+    """Parquet bytes of ENTRIES."""
+    starts = np.cumsum([0, *group_rows[:-1]])
+    groups = zip(starts.tolist(), group_rows, strict=True)
+    entries = [_entries_of(table.slice(start, rows), plan_key, group) for group, (start, rows) in enumerate(groups)]
+    buffer = BytesIO()
+    pq.write_table(pa.concat_tables(entries or [ENTRIES.empty_table()]), buffer, compression="zstd")
     return buffer.getvalue()
 
 

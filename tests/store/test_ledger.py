@@ -57,10 +57,22 @@ def test_a_plan_part_that_is_added_keeps_the_old_shards(tmp_path: Path) -> None:
 
 def test_a_plan_that_was_tampered_with_is_refused(tmp_path: Path) -> None:
     ledger = made_run(tmp_path, RECORDINGS)
-    (path,) = (tmp_path / "plan").glob("*.parquet")
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    for path in (tmp_path / "plan").glob("*.parquet"):
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(StoreError, match="not the one that was written"):
         list(ledger.shards())
+    with pytest.raises(StoreError, match="not the one that was written"):
+        ledger.entries()
+
+
+def test_the_list_of_shards_tells_what_the_plan_holds(tmp_path: Path) -> None:
+    ledger = made_run(tmp_path, RECORDINGS)
+    shards = list(ledger.shards())
+    entries = ledger.entries().to_pylist()
+    assert [(entry["shard_id"], entry["windows"]) for entry in entries] == [
+        (shard.shard_id, len(shard.windows)) for shard in shards
+    ]
+    assert [entry["audio_s"] for entry in entries] == pytest.approx([shard.audio_s for shard in shards])
 
 
 def test_sessions_are_numbered_and_kept(tmp_path: Path) -> None:
