@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from pipeline.errors import ConfigError
 
@@ -78,6 +79,14 @@ class PlanConfig(Section):
     max_windows_per_shard: int = text_field(2000, "cap for archives of very short clips", ge=1)
     probe_workers: int = speed_field(4, "headers read at once where the manifest has no durations", ge=1)
 
+    @field_validator("overlap_s")
+    @classmethod
+    def _seams_stay_apart(cls, overlap_s: float, info: ValidationInfo) -> float:
+        # Windows are equal, so one may be hardly longer than half of window_s; its two seams must not meet.
+        if overlap_s > info.data.get("window_s", 0) / 2:
+            raise PydanticCustomError("overlap", "Input should be at most half of plan.window_s")
+        return overlap_s
+
 
 class DecodeConfig(Section):
     """Limits of the decoder. Media come from strangers."""
@@ -128,9 +137,7 @@ class EngineConfig(Section):
     model: str = text_field("tiny.en", "a shipped model's name, a folder, or a uri of one")
     revision: str | None = text_field(None, "revision of the model; recorded with every row")
     language: str | None = text_field(None, "for rows that name none; null: detected where the engine can")
-    allowed_languages: list[str] = text_field(
-        [], "languages that the archive holds; empty: any. See language_policy"
-    )
+    allowed_languages: list[str] = text_field([], "languages that the archive holds; empty: any. See language_policy")
     language_policy: Literal["restrict", "flag"] = text_field(
         "restrict", "detection chooses among allowed_languages; flag: among all, and others get language_not_allowed"
     )

@@ -97,3 +97,12 @@ def test_files_that_hold_no_settings(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         load_config(str(path))
+
+
+@pytest.mark.parametrize(
+    "settings", [["plan.overlap_s=40", "plan.window_s=60"], ["plan.overlap_s=20", "plan.window_s=31"]]
+)
+def test_seams_of_one_window_stay_apart(settings: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"'plan\.overlap_s' cannot be .*at most half of plan\.window_s; correct it"):
+        load_config(None, ["manifest=m.jsonl", "output=out", *settings])
+    load_config(None, ["manifest=m.jsonl", "output=out", settings[0], "plan.window_s=80"])

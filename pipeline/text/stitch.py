@@ -140,6 +140,7 @@ def _placed(chunk: Chunk, hypothesis: Hypothesis, channel: int | None) -> Iterat
             end_s=end_s,
             text=text,
             language=segment.language or hypothesis.language,
+            confidence=hypothesis.confidence if segment.confidence is None else segment.confidence,
             channel=channel if segment.channel is None else segment.channel,
             words=tuple(_placed_words(segment.words, chunk.start_s, start_s, end_s)),
         )
@@ -150,13 +151,26 @@ def _flagged(segment: Segment, flags: tuple[str, ...]) -> Segment:
 
 
 def _placed_words(words: Sequence[Word], offset_s: float, start_s: float, end_s: float) -> Iterator[Word]:
+    """The words on the recording's clock, within [start_s, end_s]: no time lies before the one it follows.
+
+    Where a word is said to end after the next one begins, the beginning is believed: engines find it better.
+    """
+    reached_s = start_s
+    starts: list[float | None] = []
     for word in words:
-        word_end_s = word.end_s
-        if word.start_s is not None:
-            start_s = _clip(offset_s + word.start_s, start_s, end_s)
-        if word_end_s is not None:
-            word_end_s = _clip(offset_s + word_end_s, start_s, end_s)
-        yield replace(word, start_s=None if word.start_s is None else start_s, end_s=word_end_s)
+        reached_s = reached_s if word.start_s is None else _clip(offset_s + word.start_s, reached_s, end_s)
+        starts.append(None if word.start_s is None else reached_s)
+    next_start_s = end_s
+    latest_ends: list[float] = []
+    for start in reversed(starts):
+        latest_ends.append(next_start_s)
+        next_start_s = next_start_s if start is None else start
+    reached_s = start_s
+    for word, start, latest_end_s in zip(words, starts, reversed(latest_ends), strict=True):
+        reached_s = reached_s if start is None else start
+        end = None if word.end_s is None else _clip(offset_s + word.end_s, reached_s, latest_end_s)
+        reached_s = reached_s if end is None else end
+        yield replace(word, start_s=start, end_s=end)
 
 
 def _clip(time_s: float, low_s: float, high_s: float) -> float:

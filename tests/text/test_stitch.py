@@ -147,8 +147,7 @@ def test_segments_are_numbered_and_in_order_and_their_words_inside_them(shard):
             assert any(chunk.start_s <= segment.start_s <= segment.end_s <= chunk.end_s for chunk in chunks)
             times = [time_s for word in segment.words for time_s in (word.start_s, word.end_s) if time_s is not None]
             assert all(segment.start_s <= time_s <= segment.end_s for time_s in times)
-            starts = [word.start_s for word in segment.words if word.start_s is not None]
-            assert starts == sorted(starts)
+            assert times == sorted(times)
 
 
 @given(shards())
@@ -176,6 +175,24 @@ def test_times_the_engine_did_not_give_are_not_invented(shard):
     assert sum((word.start_s is not None) + (word.end_s is not None) for word in kept) == given_times
 
 
+@given(hypotheses)
+def test_what_is_stitched_stays_as_it_is_when_stitched_again(hypothesis):
+    def rounded(segments, moved_s):
+        def moved(time_s):
+            return None if time_s is None else round(time_s + moved_s, 6)
+
+        for segment in segments:
+            words = tuple(replace(word, start_s=moved(word.start_s), end_s=moved(word.end_s)) for word in segment.words)
+            yield replace(segment, start_s=moved(segment.start_s), end_s=moved(segment.end_s), words=words)
+
+    once = window_segments(0, one_window(DecodedWindow(100.0, 110.0), [hypothesis]))
+    own = tuple(rounded(once[0], -100.0))
+    again = window_segments(0, one_window(DecodedWindow(100.0, 110.0), [replace(hypothesis, segments=own)]))
+    if own:
+        assert list(rounded(again[0], 0.0)) == list(rounded(once[0], 0.0))
+        assert [(pytest.approx(span.start_s), span.kind) for span in once[1]] == [(s.start_s, s.kind) for s in again[1]]
+
+
 @given(shards(), st.randoms(use_true_random=False))
 def test_joined_windows_account_for_the_whole_recording(shard, random):
     windows = rows(shard)
@@ -186,6 +203,8 @@ def test_joined_windows_account_for_the_whole_recording(shard, random):
     assert unaccounted(joined, shard.shard.windows[-1].end_s) == []
     assert joined.text.split() == [word for window in windows for word in window.text.split()]
     assert [segment.id for segment in joined.segments] == list(range(sum(len(window.segments) for window in windows)))
+    assert all(before.start_s <= after.start_s for before, after in pairwise(joined.segments))
+    assert all(before.end_s <= after.start_s for before, after in pairwise(joined.spans))
     assert joined.duration_s == pytest.approx(sum(window.duration_s for window in windows))
     assert (joined.decode_s, joined.engine_s) == (1.0 * len(windows), 2.0 * len(windows))
     assert (joined.window_index, joined.window_count, joined.window_start_s) == (0, 1, 0.0)
@@ -239,6 +258,28 @@ def test_a_row_that_names_a_channel_names_it_in_its_segments():
     window = replace(shard.shard.windows[0], recording=Recording("r", "file:///r.wav", channel=1))
     shard = replace(shard, shard=replace(shard.shard, windows=(window,)))
     assert [segment.channel for segment in window_segments(0, shard)[0]] == [1]
+
+
+def test_a_word_ends_no_later_than_the_next_one_begins():
+    words = (
+        Word("a", 1.0, 3.0),
+        Word("b"),
+        Word("c", None, 2.5),
+        Word("d", 2.0, 1.5),
+        Word("e", 1.8, 9.0),
+        Word("f", None, 4.0),
+    )
+    (segment,), _, _ = window_segments(
+        0, one_window(DecodedWindow(100.0, 110.0), [Hypothesis("a b c d e f", words=words)])
+    )
+    assert [(word.word, word.start_s, word.end_s) for word in segment.words] == [
+        ("a", 101.0, 102.0),
+        ("b", None, None),
+        ("c", None, 102.0),
+        ("d", 102.0, 102.0),
+        ("e", 102.0, 109.0),
+        ("f", None, 109.0),
+    ]
 
 
 def test_silence_failure_and_gaps_between_segments_become_spans():
