@@ -42,7 +42,7 @@ SEGMENT_FIELDS = [
     column("language", pa.string(), "language of the segment"),
     column("speaker", pa.string(), "speaker label; null where the engine gives none"),
     column("channel", pa.int32(), "channel it was heard on; null: all channels mixed"),
-    column("confidence", pa.float32(), "mean token probability, 0 to 1; null where the engine gives none"),
+    column("confidence", pa.float32(), "mean token probability, 0 to 1, of the segment or its chunk; null: none given"),
     column("flags", pa.list_(pa.string()), "quality flags (quality.md)"),
     column("words", pa.list_(WORD), "word times, where the engine gives them"),
 ]

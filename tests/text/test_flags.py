@@ -180,6 +180,14 @@ def test_what_the_chunk_knows() -> None:
     assert chunk_flags(chunk(20.0, 0.3), parts, DEFAULT_LIMITS) == ("text_on_silence",)
 
 
+def test_segments_without_a_confidence_have_their_chunks() -> None:
+    parts = (Segment(0, 0.0, 4.0, "one"), Segment(1, 4.0, 9.0, "two", confidence=0.9))
+    (row,) = transcripts_of(
+        shard(Hypothesis("", confidence=0.2, segments=parts), length_s=10.0, speech_s=8.0), ScoreConfig()
+    )
+    assert [(one.confidence, one.flags) for one in row.segments] == [(0.2, ("low_confidence",)), (0.9, ())]
+
+
 @pytest.mark.parametrize(
     ("field", "flag"),
     [
