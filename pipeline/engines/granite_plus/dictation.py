@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from pipeline.records import SAMPLE_RATE_HZ
 
 _TURN_SAMPLES = TURN_CS * SAMPLE_RATE_HZ // 100
 _SPARE_TOKENS = 16
+_STOP_REASONS = ("eos", "length", "loop")  # of several answers, the last of these is the chunk's
 _UNSURE_S = 1.0  # words that end so close to a cut are heard again …
 _UNSURE_WORDS = 3  # … or, of words without times, so many
 
@@ -99,7 +101,8 @@ class Dictation:
         self._from_s = 0.0  # where the next answer begins
         self._unsure: list[Heard] = []  # heard before the last cut, to be heard again
         self._rival: list[Heard] = []  # what the last window heard in the second half of the overlap
-        self._before = 0  # speakers of earlier windows, whose numbers the model does not know any more
+        self._labels: dict[int, int] = {}  # number of a speaker in the window's text -> in the chunk
+        self._used: set[int] = set()  # numbers of speakers in the chunk
         self._looped = False
         self._call = Call(0, 0, "", 0)
 
@@ -114,21 +117,20 @@ class Dictation:
                 self._slide(0.0)
             elif end - self._start > self._limits.window_s * SAMPLE_RATE_HZ or self._room(end) < self._wanted(end):
                 self._slide(self._limits.overlap_s)
-        while self._first < len(self.heard) and self._room(end) < self._wanted(end):
-            self._first += (len(self.heard) - self._first + 1) // 2
+        while len(self.heard) - self._first > 1 and self._room(end) < self._wanted(end):
+            self._forget((len(self.heard) - self._first) // 2)
         self._call = Call(self._start, end, render(self._known()), min(self._wanted(end), self._room(end)))
         return self._call
 
     def take(self, reply: Reply) -> None:
         """The answer to the last `next_call`."""
         self.n_tokens += reply.n_tokens
-        self.stop_reason = reply.stop_reason
+        self.stop_reason = max(self.stop_reason, reply.stop_reason, key=_STOP_REASONS.index)
         self._looped = reply.stop_reason == "loop"
-        if reply.stop_reason in ("loop", "length"):
-            self.warnings["loop_cut" if self._looped else "token_budget_hit"] = None
-        heard = self._joined(self._read(reply)) or self._unsure
+        heard, settled = self._joined(reply)
+        heard = heard or self._unsure
         self._rival, self._end = [], self._call.end
-        sure = len(heard) if self._end == self._n_samples else self._sure(heard)
+        sure = len(heard) if self._end == self._n_samples else max(settled, self._sure(heard))
         self.heard += heard[:sure]
         self._unsure = heard[sure:]
         reached_s = self.heard[-1].place_s if self.heard else 0.0
@@ -137,26 +139,55 @@ class Dictation:
         self._from_s = max(self._from_s, reached_s)
 
     def _read(self, reply: Reply) -> list[Heard]:
-        """The words of a reply, on the chunk's clock, with the numbers of speakers that the chunk knows."""
+        """The words of a reply on the chunk's clock; speakers with the numbers that the model gives them."""
         text = "".join(piece.text for piece in reply.pieces)
         known = self._known()
-        speaker = known[-1].speaker if known else None
         times = (one.end_cs for one in reversed(known) if one.end_cs is not None)
-        found = parse(
+        spoken = parse(
             text,
-            speaker=speaker,
+            speaker=known[-1].speaker if known else None,
             reached_cs=next(times, self._start * 100 // SAMPLE_RATE_HZ),
             limit_cs=self._call.end * 100 // SAMPLE_RATE_HZ,
         )
-        spoken = [one if one.speaker is None else replace(one, speaker=one.speaker + self._before) for one in found]
         sure = _confidences(reply.pieces, spoken)
         places = _places(spoken, self._from_s, self._call.end / SAMPLE_RATE_HZ)
         return [Heard(*one) for one in zip(spoken, places, sure, strict=True)]
 
-    def _joined(self, heard: list[Heard]) -> list[Heard]:
-        """With what the last window heard in the same place."""
-        end, start = join_at([_placed(one) for one in self._rival], [_placed(one) for one in heard])
-        return _in_order(self._rival[:end] + heard[start:])
+    def _joined(self, reply: Reply) -> tuple[list[Heard], int]:
+        """The reply, behind what the last window heard in the same place; how much that is: this window may not hear it."""
+        fresh = self._read(reply)
+        end, start = join_at([_placed(one) for one in self._rival], [_placed(one) for one in fresh])
+        self._label_speakers(fresh, end, start)
+        labelled = [self._labelled(one) for one in fresh[start:]]
+        return _in_order(self._rival[:end] + labelled), end
+
+    def _label_speakers(self, fresh: Sequence[Heard], end: int, start: int) -> None:
+        """Give the numbers that are new in this window their numbers in the chunk.
+
+        What both windows heard around `end` and `start` tells who is who. Who is in no such place may be one of those whom only
+        earlier windows heard, or not: one voice under two numbers does less harm than two voices under one.
+        """
+        votes = Counter(_same_speakers(self._rival, fresh, end, start))
+        for number in dict.fromkeys(one.spoken.speaker for one in fresh):
+            if number is None or number in self._labels:
+                continue
+            taken = set(self._labels.values())
+            agreed = [label for (new, label), _ in votes.most_common() if new == number and label not in taken]
+            label = agreed[0] if agreed else number
+            if not agreed and self._used - taken:
+                self.warnings["speakers_uncertain"] = None
+            if not agreed and label in self._used:
+                label = max(self._used) + 1
+            self._labels[number] = label
+            self._used.add(label)
+        for label in {one.spoken.speaker for one in self._rival[:end]} - {None, *self._labels.values()}:
+            if label is not None:  # only the last window heard them: they get a number in this one's text
+                self._labels[label if label not in self._labels else max(self._labels) + 1] = label
+
+    def _labelled(self, one: Heard) -> Heard:
+        if one.spoken.speaker is None:
+            return one
+        return replace(one, spoken=replace(one.spoken, speaker=self._labels[one.spoken.speaker]))
 
     def _sure(self, heard: list[Heard]) -> int:
         """How many words are far enough from the cut that more audio will hardly change them."""
@@ -175,21 +206,20 @@ class Dictation:
         kept = bisect_right(everything, self._from_s, key=_place)
         self.heard, self._rival, self._unsure = everything[:kept], everything[kept:], []
         self._first = bisect_left(self.heard, start_s, key=_place) if overlap_s else kept
-        speakers = [one.spoken.speaker for one in everything if one.spoken.speaker is not None]
-        if speakers and self._first == kept:
-            self._before = max(speakers)
-            self.warnings["speakers_restarted"] = None
+        self._labels = {number: number for number in self._used}
+        self._forget(0)
+
+    def _forget(self, items: int) -> None:
+        """Take the first so many out of the window's text, and with them the speakers that nothing in it names any more."""
+        self._first += items
+        named = {one.spoken.speaker for one in self.heard[self._first :]}
+        self._labels = {number: label for number, label in self._labels.items() if label in named}
 
     def _known(self) -> list[Spoken]:
-        """The window's text so far, with the model's own numbers of speakers; those it cannot know are left out."""
-        known = [one.spoken for one in self.heard[self._first :]]
-        if not self._before:
-            return known
-        numbers = [None if one.speaker is None else one.speaker - self._before for one in known]
-        return [
-            replace(one, speaker=number if number and number > 0 else None)
-            for one, number in zip(known, numbers, strict=True)
-        ]
+        """The window's text so far, as the model would have written it."""
+        numbers = {label: number for number, label in self._labels.items()}
+        known = (one.spoken for one in self.heard[self._first :])
+        return [one if one.speaker is None else replace(one, speaker=numbers[one.speaker]) for one in known]
 
     def _room(self, end: int) -> int:
         """Positions that are left for the answer."""
@@ -212,6 +242,18 @@ def _in_order(heard: Sequence[Heard]) -> list[Heard]:
             spoken = replace(spoken, start_cs=start_cs, end_cs=reached_cs)
         found.append(replace(one, spoken=spoken, place_s=place_s))
     return found
+
+
+def _same_speakers(old: Sequence[Heard], new: Sequence[Heard], end: int, start: int) -> Iterator[tuple[int, int]]:
+    """(number in `new`, number in `old`) of every word that both hold in the run around where they meet."""
+    backwards = zip(reversed(old[:end]), reversed(new[:start]), strict=False)
+    onwards = zip(old[end:], new[start:], strict=False)
+    for pairs in (backwards, onwards):
+        for left, right in pairs:
+            if left.spoken.word.casefold() != right.spoken.word.casefold():
+                break
+            if left.spoken.speaker is not None and right.spoken.speaker is not None:
+                yield right.spoken.speaker, left.spoken.speaker
 
 
 def _placed(one: Heard) -> Placed:
