@@ -79,7 +79,8 @@ class Asker:
         self._config, self._wording, self._markup, self._count, self._ask = config, wording, markup, count, ask
         self._context = min(context, config.context_tokens)
         self._room = self._room_for(wording.template)
-        self._combine_room = self._room_for(wording.combine) if wording.combine else 0
+        joins = wording.combine if config.long_text == "split" else None
+        self._combine_room = self._room_for(joins) if joins else 0
 
     def answer(self, texts: Sequence[SourceText]) -> list[Answer]:
         """One answer per text, in order. Raises EngineDead."""

@@ -175,9 +175,8 @@ def prompt(markup: MarkupName, system: str, user: str) -> Pieces:
         return ("\n\n".join(part for part in (system, user, "Answer:\n") if part),)
     turn = MARKUPS[markup]
     pieces: list[Piece] = []
-    for role, text in (("system", system), ("user", user)):
-        if text:
-            pieces += [*turn.before, role, *turn.between, text, *turn.after]
+    for role, text in (("system", system), ("user", user)) if system else (("user", user),):
+        pieces += [*turn.before, role, *turn.between, text, *turn.after]
     return _merged([*pieces, *turn.before, "assistant", *turn.between])
 
 

@@ -93,3 +93,8 @@ def test_a_markup_that_the_model_lacks_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"lacks the special tokens of second_pass\.markup=granite"):
         choose_markup("granite", {"<|im_start|>", "<|im_end|>"}, "m")
     assert choose_markup("plain", {"<|im_start|>", "<|im_end|>"}, "m") == "plain"
+
+
+def test_an_empty_text_keeps_its_turn() -> None:
+    """The room beside the words is measured so."""
+    assert prompt("granite", "", "")[:3] == (Control("<|start_of_role|>"), "user", Control("<|end_of_role|>"))
