@@ -27,6 +27,7 @@ CONFIGS = {
         threads=1,
         options={"mode": "speakers", "step_s": 5, "overlap_s": 5, "window_s": 20, "max_chunk_s": 30},
     ),
+    "vllm": EngineConfig(name="vllm", model="made by the fixture: random weights", options={"version": "4.1"}),
     "whisper": EngineConfig(name="whisper", options={"beam_size": 2, "word_times": True}),
     "whisper-transformers": EngineConfig(
         name="whisper-transformers",
@@ -41,5 +42,8 @@ RANDOM_MODELS: dict[str, Callable[[Path], None]] = {
     "granite": write_granite,
     "granite-plus": write_granite_plus,
     "granite-nar": partial(write_checkpoint, config=TINY, layout="B", seed=0),
+    "vllm": write_granite,
     "whisper-transformers": write_whisper,
 }
+# Engines whose library no extra of `dev` brings.
+NEEDS = {"vllm": "vllm"}

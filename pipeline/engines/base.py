@@ -71,6 +71,7 @@ ENGINES: dict[str, str] = {
     "granite-plus": "pipeline.engines.granite_plus.engine:GranitePlus",
     "whisper": "pipeline.engines.whisper:Whisper",
     "whisper-transformers": "pipeline.engines.whisper_transformers.engine:WhisperTransformers",
+    "vllm": "pipeline.engines.granite_vllm.engine:Vllm",
     "fake": "pipeline.engines.fake:Fake",
 }
 

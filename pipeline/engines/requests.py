@@ -1,7 +1,7 @@
 """What a config or a row asks of an engine, whether the engine can, and which engine of the registry can instead.
 
-Nothing is loaded or described to say so: OFFERS is written by hand, from what runs today. `fake` is never proposed, nor
-`whisper-transformers`, which can what `whisper` can.
+Nothing is loaded or described to say so: OFFERS is written by hand, from what runs today. `fake` is never proposed, nor are
+`whisper-transformers` and `vllm`, which can what `whisper` and `granite` can.
 """
 
 from __future__ import annotations

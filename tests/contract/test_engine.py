@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from engines_under_contract import CONFIGS, RANDOM_MODELS
+from engines_under_contract import CONFIGS, NEEDS, RANDOM_MODELS
 
 from pipeline.config import EngineConfig
 from pipeline.engines.base import ENGINES, Engine, create_engine, describe_engine
@@ -20,12 +20,26 @@ from pipeline.errors import ConfigError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis, Word
 
 CONFIDENCE_TOLERANCE = 1e-4
-HEAVY = ("torch", "transformers", "ctranslate2", "faster_whisper", "onnxruntime", "ray", "tokenizers", "safetensors")
+HEAVY = (
+    "torch",
+    "transformers",
+    "ctranslate2",
+    "faster_whisper",
+    "onnxruntime",
+    "ray",
+    "tokenizers",
+    "safetensors",
+    "vllm",
+)
 
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
 def config(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> EngineConfig:
     found = CONFIGS[request.param]
+    if found.name in NEEDS:
+        pytest.importorskip(
+            NEEDS[found.name], reason=f"{NEEDS[found.name]} is not installed, so the engine cannot run here"
+        )
     if found.name not in RANDOM_MODELS:
         return found
     folder = tmp_path_factory.mktemp(found.name)
