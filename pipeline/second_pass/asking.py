@@ -113,14 +113,23 @@ class Asker:
 
     def _round(self, wanted: Sequence[tuple[_Case, list[str]]], template: Template) -> None:
         """Ask about all texts of all cases together."""
-        prompts = [self._prompt(template, case, text) for case, texts in wanted for text in texts]
-        replies = iter(self._ask(prompts) if prompts else [])
-        for case, texts in wanted:
-            case.take([next(replies) for _ in texts])
+        prompts = [[self._prompt(template, case, text) for text in texts] for case, texts in wanted]
+        asked = [each for group in prompts for each in group if isinstance(each, Prompt)]
+        replies = iter(self._ask(asked) if asked else [])
+        for (case, _), group in zip(wanted, prompts, strict=True):
+            case.take([next(replies) if isinstance(each, Prompt) else each for each in group])
 
-    def _prompt(self, template: Template, case: _Case, text: str) -> Prompt:
+    def _prompt(self, template: Template, case: _Case, text: str) -> Prompt | Failure:
+        """The prompt, with an answer that ends inside the context; a failure where there is no room for one."""
         user = template.fill(text.strip(), case.source.language or "", self._wording.question)
-        return Prompt(prompt(self._markup, self._wording.system, user), self._budget(text))
+        pieces = prompt(self._markup, self._wording.system, user)
+        try:
+            room = self._context - self._count(pieces)
+        except AnswerError as error:
+            return Failure.of(error)
+        if room < 1:
+            return Failure.of(_too_long(f"The prompt alone has {self._context - room} tokens"))
+        return Prompt(pieces, min(self._budget(text), room))
 
     def _join(self, cases: Sequence[_Case], template: Template | None) -> None:
         """One round of joining: neighbouring replies become one as far as they fit in a prompt; a lone one stays."""

@@ -20,8 +20,9 @@ from causal_models import write_causal
 from running import REPO, fake_settings, quarry, run_folder
 
 from pipeline.config import load_config
+from pipeline.errors import EngineDead
 from pipeline.second_pass.answers import ANSWERS
-from pipeline.second_pass.prepare import prepare_pass
+from pipeline.second_pass.prepare import prepare_pass, write_text_plan
 from pipeline.second_pass.run import execute_pass
 from pipeline.store.snapshot import Snapshot, latest_snapshot
 from pipeline.store.tables import TableWriter
@@ -189,6 +190,40 @@ def test_two_drivers_at_once_do_no_harm(settings: list[str], tmp_path: Path) -> 
     assert [(outcome.exit_code, outcome.done_now) for outcome in outcomes] == [(0, 3), (0, 0)]
     assert outcomes[0].snapshot == outcomes[1].snapshot
     assert len(list((pass_folder(tmp_path / "out") / "snapshots").iterdir())) == 1
+
+
+def test_a_model_that_dies_leaves_the_rest_for_the_next_call(
+    settings: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from pipeline.second_pass.generator import Generator
+
+    generate, calls = Generator._generate, iter(range(9))
+
+    def dies(self: Generator, *given: Any) -> Any:
+        if next(calls) == 1:
+            raise EngineDead("the accelerator is gone")
+        return generate(self, *given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Generator, "_generate", dies)
+        broken = quarry("second-pass", *settings)
+    assert broken.returncode == 3
+    assert "the same command resumes" in broken.stderr
+    assert len(list(pass_folder(tmp_path / "out").rglob("parts/*/*.parquet"))) in (1, 2)
+    assert quarry("second-pass", *settings).returncode == 0
+
+
+def test_a_text_that_is_gone_leaves_its_shard_undone(settings: list[str], tmp_path: Path) -> None:
+    wanted = prepare_pass(load_config(None, settings))
+    (file,) = run_folder(tmp_path / "out").glob("tables/*/transcripts/*.parquet")
+    write_text_plan(wanted)
+    file.rename(tmp_path / "away.parquet")
+    undone = quarry("second-pass", *settings)
+    assert undone.returncode == 3
+    assert "3 shards are not done" in undone.stderr
+    assert "could not be finished (answer)" in undone.stderr
+    (tmp_path / "away.parquet").rename(file)
+    assert quarry("second-pass", *settings).returncode == 0
 
 
 def test_corrections_by_a_random_model_are_kept_out(settings: list[str], tmp_path: Path) -> None:

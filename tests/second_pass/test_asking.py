@@ -196,3 +196,13 @@ def test_a_correction_of_which_nothing_is_kept_is_rejected(reply: str | Reply) -
 def test_a_prompt_that_leaves_no_room_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match=r"second_pass\.max_answer_tokens"):
         asker(Model(str.upper), context_tokens=64, max_answer_tokens=60)
+
+
+def test_a_row_whose_language_fills_the_context_fails_alone() -> None:
+    """Languages come from manifests, so they can be anything."""
+    model = Model(str.upper)
+    odd, plain = asker(model, template="{language} TEXT:{text}").answer(
+        [source("One.", language="en " * 200), source("Two.", language="en")]
+    )
+    assert (odd.status, odd.failure and odd.failure.code) == ("failed", "text_too_long")
+    assert (plain.status, plain.text) == ("ok", "TWO.")
