@@ -12,7 +12,7 @@ from pipeline.engines.granite.checkpoint import Checkpoint
 from pipeline.engines.granite.decoding import Decoded, decode_greedily, group_rows
 from pipeline.engines.granite.listening import Ear
 from pipeline.engines.granite.recognizer import end_tokens, load_model, read_tokenizer
-from pipeline.engines.granite_plus.dictation import Piece, Reply
+from pipeline.engines.granite_plus.dictation import Piece, Reply, audio_positions
 from pipeline.engines.granite_plus.prompts import BEFORE_AUDIO, MARKS, after_audio
 from pipeline.errors import ConfigError
 from pipeline.records import Samples
@@ -52,10 +52,7 @@ class Recognizer:
         self._device, self._most_positions = device, most_positions
         self._model = load_model(folder, checkpoint.model, dtype, _KIND).to(device).eval()
         self._tokenizer = read_tokenizer(folder, checkpoint.model, self._model.config)
-        self._marks = {mark: self._tokenizer.token_to_id(mark) for mark in MARKS}
-        lacking = sorted(mark for mark, number in self._marks.items() if number is None)
-        if lacking:
-            raise ConfigError(f"The tokenizer.json of {checkpoint.model} lacks {lacking[0]}; download it again.")
+        self._marks = {mark: self._number(mark, checkpoint.model) for mark in MARKS}
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(number for number, token in added.items() if token.special)
         self._ends = end_tokens(self._model)
@@ -94,16 +91,18 @@ class Recognizer:
 
         found: dict[int, Decoded] = {}
         with torch.inference_mode(), device_errors():
-            heard = self._ear.listen([question.clip for question in questions])
-            prompts = [self._prompt(audio, question) for audio, question in zip(heard, questions, strict=True)]
-            budgets = [question.budget for question in questions]
-            needs = [len(prompt) + budget for prompt, budget in zip(prompts, budgets, strict=True)]
-            for rows in group_rows(needs, self._most_positions):
-                decoded = decode_greedily(
-                    self._model, [prompts[row] for row in rows], [budgets[row] for row in rows], self._ends
-                )
+            for rows in group_rows(list(map(self._positions, questions)), self._most_positions):
+                group = [questions[row] for row in rows]
+                heard = self._ear.listen([question.clip for question in group])
+                prompts = [self._prompt(audio, question) for audio, question in zip(heard, group, strict=True)]
+                decoded = decode_greedily(self._model, prompts, [question.budget for question in group], self._ends)
                 found.update(zip(rows, decoded, strict=True))
         return [self._read(found[row]) for row in range(len(questions))]
+
+    def _positions(self, question: Question) -> int:
+        """What a question and its answer may take."""
+        before, after = self.prompt_ids(question.instruction, question.prefix)
+        return len(before) + audio_positions(len(question.clip)) + len(after) + question.budget
 
     def _prompt(self, audio: torch.Tensor, question: Question) -> torch.Tensor:
         """The embeddings of a whole prompt: [positions, hidden]."""
@@ -113,6 +112,12 @@ class Recognizer:
         ids = self.prompt_ids(question.instruction, question.prefix)
         before, after = (embed(torch.tensor(part, device=self._device)) for part in ids)
         return torch.cat([before, audio.to(before.dtype), after])
+
+    def _number(self, mark: str, model: str) -> int:
+        found: int | None = self._tokenizer.token_to_id(mark)
+        if found is None:
+            raise ConfigError(f"The tokenizer.json of {model} lacks {mark}; download it again.")
+        return found
 
     def _encode(self, parts: Sequence[str]) -> list[int]:
         return [number for part in parts for number in self._numbers(part)]
