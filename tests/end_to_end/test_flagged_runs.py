@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from running import quarry, run_folder, table
+import soundfile
+from running import fake_settings, quarry, run_folder, table
 
 from pipeline.records import Span
 from pipeline.schema import transcript_of
@@ -53,6 +55,21 @@ def test_rows_segments_and_the_report_tell_of_the_same_flags(settings: list[str]
         assert lines["empty_on_speech"][3] == f"{unheard_s:.1f}"
     run = json.loads(next(run_folder(output).glob("tables/*/run.json")).read_text())
     assert run["totals"]["flags"]["token_budget_hit"]["recordings"] == 1
+
+
+def test_a_row_in_a_language_that_is_not_allowed_is_transcribed_and_flagged(tmp_path: Path) -> None:
+    noise = (np.random.default_rng(3).standard_normal(64_000) * 4000).clip(-32768, 32767).astype(np.int16)
+    rows = []
+    for language in ("en-US", "de", None):
+        soundfile.write(tmp_path / f"{language}.wav", noise, 16_000)
+        rows.append({"id": str(language), "uri": f"{language}.wav", **({"language": language} if language else {})})
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    extra = {"engine.allowed_languages": "[en]", "chunk.vad": "none", "flags.repeated_words": "null"}
+    settings = fake_settings(tmp_path / "m.jsonl", tmp_path / "out", **extra)
+    assert quarry("validate", *settings).returncode == 2
+    assert quarry("run", *settings).returncode == 0
+    found = {row["id"]: (row["language"], row["flags"]) for row in table(tmp_path / "out").to_pylist()}
+    assert found == {"en-US": ("en-US", []), "de": ("de", ["language_not_allowed"]), "None": ("en", [])}
 
 
 def _unheard(spans: tuple[Span, ...]) -> list[Span]:
