@@ -157,9 +157,9 @@ def _retry_lines(retries: list[dict[str, Any]]) -> list[str]:
     lines = ["Heard again:"] if retries else []
     for retry in retries:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in retry["reasons"].items())
+        stretches = f"{retry['stretches']:,} {'stretch' if retry['stretches'] == 1 else 'stretches'}"
         lines.append(
-            f"  {retry['id']}  {retry['name']} {retry['model']}: {retry['stretches']:,} stretches, "
-            f"{retry['replaced']:,} replaced ({reasons})"
+            f"  {retry['id']}  {retry['name']} {retry['model']}: {stretches}, {retry['replaced']:,} replaced ({reasons})"
         )
     return lines
 

@@ -140,6 +140,20 @@ def test_a_text_that_leaves_something_out_replaces_nothing(short: Short, tmp_pat
     assert "2 stretches, 0 replaced" in quarry("report", *settings).stdout
 
 
+def test_a_retry_killed_before_its_snapshot_gets_it_from_the_same_command(short: Short, tmp_path: Path) -> None:
+    copied = tmp_path / "out"
+    shutil.copytree(short.output, copied)
+    whole = rows(copied)
+    (run_folder(copied) / "snapshots" / "00002.json").unlink()
+    for path in run_folder(copied).glob("tables/*/retries/*"):
+        path.unlink()
+    done = quarry("retry", *short.settings, f"output={copied}", "--flagged", "--failed", WHOLE)
+    assert done.returncode == 0, done.stderr
+    assert "shards to do" not in done.stderr
+    assert rows(copied) == whole
+    assert len(rows(copied, "retries")) == 3
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Recordings that failed, with an engine that costs nothing
 
@@ -223,6 +237,28 @@ def test_a_killed_retry_is_resumed_and_a_later_run_keeps_it(away: tuple[Path, Pa
     assert len(json.loads(sorted((folder / "snapshots").iterdir())[-1].read_text())["run"]["retries"]) == 1
 
 
+def test_failed_stretches_come_good_and_their_rows_with_them(archive: Path, tmp_path: Path) -> None:
+    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **{"engine.options": "{oom_above_s: 15}"})
+    assert quarry("run", *settings).returncode == 1
+    first = rows(tmp_path)
+    partly = {name for name, row in first.items() if row["status"] == "partial"}
+    assert len(partly) >= 3
+    assert quarry("retry", *settings, "--failed", "retry.engine.options={}").returncode == 1
+    now = rows(tmp_path)
+    assert {name for name, row in now.items() if row["status"] != "ok"} == {"upload-cut-off"}
+    for name in partly:
+        row, before = now[name], first[name]
+        pieces = [(one["start_s"], one["end_s"]) for one in [*row["segments"], *row["spans"]]]
+        assert audit(0.0, row["duration_s"], pieces, tolerance_s=1e-3) == [], name
+        assert row["duration_s"] == pytest.approx(before["duration_s"])
+        assert {one["kind"] for one in row["spans"]} <= {"non_speech"}
+        kept = [one["text"] for one in row["segments"] if "retried" not in one["flags"]]
+        assert kept == [one["text"] for one in before["segments"]], name
+        assert len(row["text"]) > len(before["text"])
+    reasons = {row["reason"] for row in table(tmp_path, "retries").to_pylist()}
+    assert reasons == {"recovered", "second_failed"}
+
+
 def test_two_drivers_at_once_make_one_retry(away: tuple[Path, Path], tmp_path: Path) -> None:
     settings = fake_settings(away[0] / "manifest.jsonl", tmp_path / "out")
     assert quarry("run", *settings).returncode == 1
@@ -237,6 +273,21 @@ def test_two_drivers_at_once_make_one_retry(away: tuple[Path, Path], tmp_path: P
     assert outcome.exit_code == 1
     assert outcome.done_now == 0
     assert listing(run_folder(tmp_path / "out")) == after_one
+
+
+@pytest.mark.slow  # a Ray of its own; what it adds to the other tests is the placement alone
+@pytest.mark.usefixtures("ray_cluster")
+def test_on_ray_the_same_comes_of_it(away: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = fake_settings(away[0] / "manifest.jsonl", tmp_path / "out")
+    assert quarry("run", *settings).returncode == 1
+    shutil.copytree(tmp_path / "out", tmp_path / "ray")
+    (tmp_path / "away").rename(away[1])
+    options = ["--failed", "retry.shard_s=60"]
+    assert quarry("retry", *settings, *options).returncode == 1
+    on_ray = [f"output={tmp_path / 'ray'}", "runtime.kind=ray", "runtime.engine_cpus=0.2"]
+    done = quarry("retry", *settings, *on_ray, *options)
+    assert done.returncode == 1, done.stderr
+    assert texts(tmp_path / "ray") == texts(tmp_path / "out")
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -52,6 +52,11 @@ def test_a_lost_part_is_made_again_and_nothing_else(bucket: str, s3_endpoint: S3
     again = quarry("run", *settings)
     assert "1 of" in again.stderr
     assert quarry("verify", *settings).returncode == 0
+    # A retry is a run inside the run's folder: the same door, one level deeper.
+    retried = quarry("retry", *settings, "--failed")
+    assert retried.returncode == 1, retried.stderr  # the broken upload is still broken
+    assert "1 stretch, 0 replaced (second_failed 1)" in retried.stdout
+    assert "retry 00002-" in quarry("verify", *settings).stdout
 
 
 def _texts(bucket: str, endpoint: S3Endpoint) -> dict[str, tuple[str, str, str]]:
