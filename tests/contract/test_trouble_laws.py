@@ -23,6 +23,7 @@ HEADROOM_BYTES = {
     "fake": 2**20,
     "granite": 60 * 2**20,
     "granite-nar": 80 * 2**20,
+    "granite-plus": 40 * 2**20,
     "whisper-transformers": 60 * 2**20,
 }
 MEMORY_RUNS_OUT = """
