@@ -39,7 +39,7 @@ from pipeline.engines.torch_device import check_libraries
 from pipeline.errors import ConfigError, EngineDead
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
-_FAMILY = replace(GRANITE, engine="vllm")
+_FAMILY = replace(GRANITE, engine="vllm", merges_adapter=False)
 _PUBLISHED_RTFX = (
     546.0  # of the same models under IBM's own code on one H200: nothing is published or measured for vLLM
 )

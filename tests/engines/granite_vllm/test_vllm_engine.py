@@ -126,7 +126,9 @@ def test_what_cannot_be_is_refused_before_vllm_is_asked(folder: Path, fields: di
 def test_an_adapter_and_another_model_are_refused(tmp_path: Path) -> None:
     write_granite(tmp_path)
     edit_json(tmp_path / "config.json", has_lora_adapter=True)
-    with pytest.raises(ConfigError, match=r"LoRA adapter, as granite-speech-3\.3 does, which the vllm engine cannot run"):
+    with pytest.raises(
+        ConfigError, match=r"LoRA adapter, as granite-speech-3\.3 does, which the vllm engine cannot run"
+    ):
         describe_engine(config(tmp_path))
     edit_json(tmp_path / "config.json", model_type="granite_speech_nar", has_lora_adapter=False)
     with pytest.raises(ConfigError, match=r"set engine\.name=granite-nar"):
