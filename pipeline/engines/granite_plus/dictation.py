@@ -180,9 +180,9 @@ class Dictation:
                 label = max(self._used) + 1
             self._labels[number] = label
             self._used.add(label)
-        for label in {one.spoken.speaker for one in self._rival[:end]} - {None, *self._labels.values()}:
-            if label is not None:  # only the last window heard them: they get a number in this one's text
-                self._labels[label if label not in self._labels else max(self._labels) + 1] = label
+        for kept in (one.spoken.speaker for one in self._rival[:end]):
+            if kept is not None and kept not in self._labels.values():  # a number in this window's text for them too
+                self._labels[kept if kept not in self._labels else max(self._labels) + 1] = kept
 
     def _labelled(self, one: Heard) -> Heard:
         if one.spoken.speaker is None:
