@@ -241,7 +241,7 @@ class SecondPassConfig(Section):
         0.4, "share of characters that a correction may change before it is rejected", gt=0, le=1
     )
     shard_recordings: int = speed_field(64, "recordings per shard: the unit of retry and commit", ge=1, le=10_000)
-    shard_chars: int = speed_field(400_000, "characters per shard; a longer transcript is a shard", ge=1)
+    shard_chars: int = speed_field(200_000, "characters per shard; a longer transcript is a shard", ge=1)
     batch_tokens: int = speed_field(32_768, "positions that decode together, padding included", ge=64)
     device: Literal["auto", "cpu", "cuda"] = speed_field("auto", "auto: CUDA where there is one")
     threads: int = speed_field(0, "CPU threads of one model; 0: all cores of the machine", ge=0)

@@ -19,6 +19,10 @@ from pipeline.runtime.answering import Answerer, AnswerReceipt, PassAssignment
 from pipeline.runtime.ray_flow import SHARDS_PER_PASS, engine_room
 from pipeline.runtime.ray_session import ray_errors, ray_session
 
+_LONGEST_SHARD_S = (
+    6 * 3600
+)  # correcting 200 000 characters on a CPU can take hours; Ray gives up when nothing is done for so long
+
 _Receipt, _Undone = TypeAdapter(AnswerReceipt), TypeAdapter(Undone)
 _ROW = pa.schema([("receipt", pa.large_binary()), ("undone", pa.large_binary())])
 
@@ -55,9 +59,10 @@ def answer_shards(todo: pa.Table, assignment: PassAssignment) -> Iterator[Answer
 
 def _receipts(todo: pa.Table, assignment: PassAssignment, room: Any) -> Iterator[AnswerReceipt | Undone]:
     import ray.data
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext
 
     runtime = assignment.config.runtime
+    DataContext.get_current().execution_no_progress_timeout_s = _LONGEST_SHARD_S
     with warnings.catch_warnings():
         # As in ray_flow: there is no other way yet to bound task retries, and a pool's inputs are counted too early.
         warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")

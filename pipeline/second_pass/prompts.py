@@ -140,9 +140,10 @@ class Wording:
     def of(config: SecondPassConfig) -> Wording:
         """The wording that the settings ask for. Raises ConfigError."""
         template = Template.parse(config.template or _TEMPLATES[config.task], "second_pass.template")
-        if template.holds("question") and not config.question:
+        question = (config.question or "").strip()
+        if template.holds("question") and not question:
             raise ConfigError("There is nothing to ask; give second_pass.question.")
-        if config.question and not template.holds("question"):
+        if question and not template.holds("question"):
             raise ConfigError(
                 f"second_pass.question has no place in what is asked for {config.task}; "
                 "set second_pass.task=question, or put {question} into second_pass.template."
@@ -156,7 +157,7 @@ class Wording:
             combining = None
         combine = Template.parse(combining, "second_pass.combine_template") if combining else None
         system = SYSTEM if config.system is None else config.system
-        return Wording(template, combine, system.strip(), (config.question or "").strip())
+        return Wording(template, combine, system.strip(), question)
 
 
 def choose_markup(wanted: str, special_tokens: Collection[str], model: str) -> MarkupName:

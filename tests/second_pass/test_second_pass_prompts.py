@@ -46,6 +46,7 @@ def test_a_template_reaches_nothing_else(words: str) -> None:
     ("settings", "wrong"),
     [
         ({"task": "question"}, "give second_pass.question"),
+        ({"task": "question", "question": " "}, "give second_pass.question"),
         ({"task": "summary", "question": "Who?"}, "no place"),
         ({"task": "correction", "combine_template": "{text}"}, "leave second_pass.combine_template out"),
         ({"combine_template": "nothing"}, "second_pass.combine_template has no {text}"),
