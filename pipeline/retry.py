@@ -82,7 +82,7 @@ def prepare_retry(config: RunConfig, on_probe: Progress = lambda done, total: No
     """
     second = config.model_copy(update={"engine": second_engine(config)})
     _check_settings(config, second)
-    spec = describe_engine(second.engine)
+    spec = _described(second.engine)
     base, snapshot = _finished_run(config)
     decoding = _fingerprint({"text": second.text_settings(), "revision": spec.revision, "guard": _guard(config)})
     settings = _fingerprint({"decoding": decoding, "selection": _selection(config)})
@@ -133,6 +133,13 @@ def _check_settings(config: RunConfig, second: RunConfig) -> None:
             "The retry's engine is the run's own, which would hear the same again; give --engine (and --model, or "
             "retry.engine.options), or only --failed."
         )
+
+
+def _described(engine: EngineConfig) -> EngineSpec:
+    try:
+        return describe_engine(engine)
+    except ConfigError as error:  # it speaks of `engine`, as every engine does
+        raise ConfigError(f"The retry's engine cannot be had: {error}") from None
 
 
 def _finished_run(config: RunConfig) -> tuple[Ledger, Snapshot]:

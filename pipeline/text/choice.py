@@ -13,6 +13,7 @@ from typing import Literal
 
 from pipeline.records import Segment
 from pipeline.text.flags import FLAGS, spoken_chars
+from pipeline.text.stitch import transcript_text
 
 RETRIED = "retried"  # the mark of a segment that another engine than the row's heard
 
@@ -59,7 +60,7 @@ class Heard:
     @property
     def text(self) -> str:
         """What was said."""
-        return " ".join(segment.text for segment in self.segments)
+        return transcript_text(self.segments, None)
 
     @property
     def flags(self) -> tuple[str, ...]:

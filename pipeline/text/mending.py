@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.engines.requests import primary_language
 from pipeline.records import Segment, Span, Status, Transcript, Word
 from pipeline.text.choice import RETRIED, Choice, Guard, Heard, choose
 from pipeline.text.flags import in_order, row_flags
@@ -95,13 +96,15 @@ def _replaced(row: Transcript, again: HeardAgain, end_s: float, segments: Sequen
     spans = [*_outside(row.spans, again.start_s, end_s), *_spans(again, end_s, segments)]
     segments = numbered(sorted([*kept, *segments], key=lambda segment: (segment.start_s, segment.end_s)))
     whole = merged_spans(spans)
-    language = row.language or again.row.language
+    language = _language(row.language or again.row.language, segments)
     lost_s = _lost_s(whole)
     recovered = _lost_s(row.spans) > 0 and not lost_s
-    reached_s = max(piece.end_s for piece in [*segments, *whole])
+    reached_s = max([*(one.end_s for one in segments), *(span.end_s for span in whole)])
+    warnings = _warnings(row, again.row)
     return replace(
         row,
-        status=_status(row) if recovered else ("partial" if row.status == "failed" and segments else row.status),
+        status=_status(warnings) if recovered else ("partial" if row.status == "failed" and segments else row.status),
+        warnings=warnings,
         failure=None if recovered else row.failure,
         # What is not lost was decoded.
         duration_s=max(row.duration_s, reached_s - lost_s) if _lost_s(row.spans) else row.duration_s,
@@ -113,9 +116,29 @@ def _replaced(row: Transcript, again: HeardAgain, end_s: float, segments: Sequen
     )
 
 
-def _status(row: Transcript) -> Status:
+def _status(warnings: Iterable[str]) -> Status:
     """Of a row without a failure."""
-    return "partial" if any(warning.startswith(LOSSY_WARNINGS) for warning in row.warnings) else "ok"
+    return "partial" if any(warning.startswith(LOSSY_WARNINGS) for warning in warnings) else "ok"
+
+
+def _warnings(row: Transcript, second: Transcript) -> tuple[str, ...]:
+    """Those of both; but what was lost in decoding is new only where the first try had decoded nothing."""
+    new = (
+        second.warnings
+        if _lost_s(row.spans)
+        else [one for one in second.warnings if not one.startswith(LOSSY_WARNINGS)]
+    )
+    return tuple(dict.fromkeys((*row.warnings, *new)))
+
+
+def _language(before: str | None, segments: Iterable[Segment]) -> str | None:
+    """The row's language, unless most of what is in it now was heard as another."""
+    heard_s: dict[str, float] = {}
+    for segment in segments:
+        if segment.language:
+            heard_s[segment.language] = heard_s.get(segment.language, 0.0) + segment.end_s - segment.start_s
+    most = max(heard_s, key=lambda language: heard_s[language]) if heard_s else before
+    return before if before and most and primary_language(before) == primary_language(most) else most
 
 
 def _spans(again: HeardAgain, end_s: float, segments: Sequence[Segment]) -> Iterator[Span]:

@@ -160,16 +160,15 @@ def test_a_retry_killed_before_its_snapshot_gets_it_from_the_same_command(short:
 
 @pytest.fixture
 def away(archive: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """The demo archive but for its long recording: (its folder, the place of the missing object)."""
+    """Some of the demo archive, its long recording among it but not there: (the folder, the place of the missing object)."""
     folder = tmp_path / "archive"
     shutil.copytree(archive, folder)
-    (row,) = [
-        one
-        for one in map(json.loads, (folder / "manifest.jsonl").read_text().splitlines())
-        if one["id"] == "switchboard"
-    ]
-    (folder / row["audio_filepath"]).rename(tmp_path / "away")
-    return folder, folder / row["audio_filepath"]
+    lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
+    some = [row for row in lines if row["id"] in ("agent", "silence", "switchboard", "upload-cut-off")]
+    (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in some))
+    (place,) = [folder / row["audio_filepath"] for row in some if row["id"] == "switchboard"]
+    place.rename(tmp_path / "away")
+    return folder, place
 
 
 def plain(found: dict[str, tuple[str, str, str]], name: str) -> tuple[str, str, str]:
@@ -178,9 +177,7 @@ def plain(found: dict[str, tuple[str, str, str]], name: str) -> tuple[str, str, 
     return status, text, segments.replace('"retried", ', "").replace('"retried"', "")
 
 
-def test_a_long_recording_that_comes_late_is_as_if_it_had_been_there(
-    away: tuple[Path, Path], archive: Path, tmp_path: Path
-) -> None:
+def test_a_long_recording_that_comes_late_is_as_if_it_had_been_there(away: tuple[Path, Path], tmp_path: Path) -> None:
     settings = fake_settings(away[0] / "manifest.jsonl", tmp_path / "out")
     assert quarry("run", *settings).returncode == 1
     assert quarry("retry", *settings, "--failed").returncode == 1
@@ -188,7 +185,7 @@ def test_a_long_recording_that_comes_late_is_as_if_it_had_been_there(
     (tmp_path / "away").rename(away[1])
     late = quarry("retry", *settings, "--failed")
     assert late.returncode == 1, late.stderr  # one upload is broken for good
-    assert quarry("run", *fake_settings(archive / "manifest.jsonl", tmp_path / "whole")).returncode == 1
+    assert quarry("run", *fake_settings(away[0] / "manifest.jsonl", tmp_path / "whole")).returncode == 1
     now, whole = texts(tmp_path / "out"), texts(tmp_path / "whole")
     assert plain(now, "switchboard") == plain(whole, "switchboard")
     assert {name: now[name] for name in now if name != "switchboard"} == {
@@ -275,6 +272,24 @@ def test_two_drivers_at_once_make_one_retry(away: tuple[Path, Path], tmp_path: P
     assert listing(run_folder(tmp_path / "out")) == after_one
 
 
+def test_a_run_that_grows_meanwhile_takes_the_retry_in_when_it_is_done(away: tuple[Path, Path], tmp_path: Path) -> None:
+    settings = fake_settings(away[0] / "manifest.jsonl", tmp_path / "out")
+    assert quarry("run", *settings).returncode == 1
+    (tmp_path / "away").rename(away[1])
+    planned = prepare_retry(load_config(None, [*settings, "retry.flagged=false", "retry.failed=true"]))
+    assert planned
+    manifest = away[0] / "manifest.jsonl"
+    one = json.loads(manifest.read_text().splitlines()[0])
+    manifest.write_text(manifest.read_text() + json.dumps({**one, "id": "one more"}) + "\n")
+    assert quarry("plan", *settings).returncode == 0
+    outcome = execute_retry(planned)
+    assert (outcome.exit_code, outcome.left, outcome.snapshot) == (3, 0, None)
+    assert rows(tmp_path / "out")["switchboard"]["status"] == "failed"
+    assert quarry("run", *settings).returncode == 1
+    now = rows(tmp_path / "out")
+    assert (now["switchboard"]["status"], now["one more"]["status"]) == ("ok", "ok")
+
+
 @pytest.mark.slow  # a Ray of its own; what it adds to the other tests is the placement alone
 @pytest.mark.usefixtures("ray_cluster")
 def test_on_ray_the_same_comes_of_it(away: tuple[Path, Path], tmp_path: Path) -> None:
@@ -294,8 +309,8 @@ def test_on_ray_the_same_comes_of_it(away: tuple[Path, Path], tmp_path: Path) ->
 # What is refused, and what is told
 
 
-def test_a_run_that_is_not_finished_is_finished_first(archive: Path, tmp_path: Path) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path)
+def test_a_run_that_is_not_finished_is_finished_first(short_manifest: Path, tmp_path: Path) -> None:
+    settings = fake_settings(short_manifest, tmp_path)
     refused = quarry("retry", *settings, "--failed")
     assert refused.returncode == 2
     assert "`quarry run`" in refused.stderr
@@ -305,8 +320,8 @@ def test_a_run_that_is_not_finished_is_finished_first(archive: Path, tmp_path: P
     assert "is not finished" in refused.stderr
 
 
-def test_an_engine_that_cannot_serve_is_refused_before_anything_starts(archive: Path, tmp_path: Path) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path)
+def test_an_engine_that_cannot_serve_is_refused_before_anything_starts(short_manifest: Path, tmp_path: Path) -> None:
+    settings = fake_settings(short_manifest, tmp_path)
     assert quarry("run", *settings).returncode == 1
     before = listing(run_folder(tmp_path))
     for options, said in (
@@ -323,9 +338,9 @@ def test_an_engine_that_cannot_serve_is_refused_before_anything_starts(archive: 
     assert listing(run_folder(tmp_path)) == before
 
 
-def test_where_nothing_is_flagged_there_is_nothing_to_do(archive: Path, tmp_path: Path) -> None:
+def test_where_nothing_is_flagged_there_is_nothing_to_do(short_manifest: Path, tmp_path: Path) -> None:
     # The fake engine has twelve words: its text is as repetitive as one that goes round in circles.
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **{"flags.compression_ratio": "null"})
+    settings = fake_settings(short_manifest, tmp_path, **{"flags.compression_ratio": "null"})
     assert quarry("run", *settings).returncode == 1
     before = listing(run_folder(tmp_path))
     done = quarry("retry", "--flagged", *settings, "--engine", "whisper", "--model", "tiny.en")

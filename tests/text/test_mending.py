@@ -91,6 +91,22 @@ def test_a_stretch_of_several_speakers_has_none_afterwards() -> None:
     assert [(one.text, one.speaker) for one in mended.segments] == [("right too", None)]
 
 
+def test_a_row_is_in_the_language_that_most_of_it_is_in_now() -> None:
+    first = [spoken("mot", 0, 6, "language_not_allowed", language="fr"), spoken("word", 6, 8, language="en")]
+    second = transcript([spoken("wort", 0, 6, language="de")], [], warnings=("keywords_ignored", "decode_errors:2"))
+    mended, _ = mend(transcript(first, [], language="fr"), HeardAgain(0.0, 6.0, second, "other"), "one", GUARD)
+    assert (mended.language, mended.warnings, mended.status) == ("de", ("keywords_ignored",), "ok")
+    named = transcript(first, [], language="de-AT")
+    assert mend(named, HeardAgain(0.0, 6.0, second, "other"), "one", GUARD)[0].language == "de-AT"
+
+
+def test_what_a_late_decoding_lost_is_said() -> None:
+    lost = transcript([spoken("before", 0, 4)], [Span(4, 8, "failed")], duration_s=4.0)
+    second = transcript([spoken("after", 0, 4)], [], warnings=("decode_errors:2",))
+    mended, _ = mend(lost, HeardAgain(4.0, 8.0, second, "other"), "one", GUARD)
+    assert (mended.status, mended.failure, mended.warnings) == ("partial", None, ("decode_errors:2",))
+
+
 def test_segments_that_are_no_longer_those_are_left() -> None:
     row = transcript([spoken("other", 0, 5, "too_fast")], [])
     second = transcript([spoken("right one", 0, 3)], [])
