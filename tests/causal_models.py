@@ -42,7 +42,16 @@ def write_causal(folder: Path, kind: str = "granite", markup: str = "granite", s
 
 
 def _config(kind: str, size: int, fields: dict[str, Any]) -> Any:
-    from transformers import GraniteConfig, GraniteMoeHybridConfig, LlamaConfig
+    from transformers import (
+        BloomConfig,
+        Gemma2Config,
+        GPT2Config,
+        GraniteConfig,
+        GraniteMoeHybridConfig,
+        LlamaConfig,
+        MambaConfig,
+        MistralConfig,
+    )
 
     common = {
         "vocab_size": size,
@@ -73,7 +82,18 @@ def _config(kind: str, size: int, fields: dict[str, Any]) -> Any:
             "mamba_chunk_size": 16,
         }
         return GraniteMoeHybridConfig(**(common | extra | fields))
-    return LlamaConfig(**(common | fields))
+    if kind == "llama":
+        return LlamaConfig(**(common | fields))
+    ends = {"eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
+    if kind == "gpt2":  # positions are learned: one too many breaks it
+        return GPT2Config(vocab_size=size, n_positions=512, n_embd=32, n_layer=2, n_head=4, **ends)
+    if kind == "bloom":  # has no positions
+        return BloomConfig(vocab_size=size, hidden_size=32, n_layer=2, n_head=4, **ends)
+    if kind == "mamba":  # has no attention
+        return MambaConfig(vocab_size=size, hidden_size=32, num_hidden_layers=2, state_size=8, **ends)
+    if kind == "mistral":  # sees its last 16 tokens alone
+        return MistralConfig(**(common | {"sliding_window": 16} | fields))
+    return Gemma2Config(**(common | {"head_dim": 8, "sliding_window": 16} | fields))
 
 
 def _write_tokenizer(folder: Path, controls: list[str], begin: str | None) -> int:

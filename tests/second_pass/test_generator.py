@@ -98,6 +98,27 @@ def test_replies_are_transformers_own_and_do_not_depend_on_batch_mates(
             assert reply.text == by_transformers(folder, rendered, each.budget)
 
 
+def test_a_model_whose_two_embeddings_are_one_loads(tmp_path: Path) -> None:
+    """As most small Granite models are saved: the weights of the head are not in the file."""
+    write_causal(tmp_path, tie_word_embeddings=True)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    generator = load(tmp_path)
+    together = generator.ask(prompts("granite"))
+    assert together == [generator.ask([each])[0] for each in prompts("granite")]
+    generator.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gpt2", "bloom", "mamba", "mistral", "gemma2"])
+def test_other_families_answer_as_if_alone(tmp_path: Path, kind: str) -> None:
+    write_causal(tmp_path, kind, "chatml")
+    generator = load(tmp_path)
+    together = generator.ask(prompts("chatml"))
+    assert together == [generator.ask([each])[0] for each in prompts("chatml")]
+    assert all(isinstance(reply, Reply) for reply in together)
+    generator.close()
+
+
 def test_budgets_and_ends_are_kept(generator: Generator) -> None:
     replies = generator.ask(prompts("granite"))
     for reply, budget in zip(replies, BUDGETS, strict=True):
