@@ -2,7 +2,7 @@
 
 Faults, each with a number of requests it is still to hit (by method): "refuse" answers 503; "lose" lets the server do the work
 and answers 500; "reset" does the work and drops the connection; "truncate" cuts the body. `ignore_conditions` makes the
-server one that does not know If-None-Match.
+server one that does not know If-None-Match. `rates` gives each fault a share of all requests instead, drawn with `random`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from threading import Lock, Thread
 from urllib.parse import urlsplit
 
@@ -22,6 +23,10 @@ class FlakyProxy:
         self.pending: Counter[tuple[str, str]] = Counter()
         self.ignore_conditions = False
         self.requests: Counter[str] = Counter()
+        self.rates: dict[str, float] = {}
+        self.random = Random(0)
+        self.faults: Counter[str] = Counter()
+        self.given: Counter[str] = Counter()  # paths whose content was sent whole, by GET
         self.sent_bytes = 0
         self.url = ""
         self._lock = Lock()
@@ -32,6 +37,12 @@ class FlakyProxy:
             for fault in ("refuse", "lose", "reset", "truncate"):
                 if self.pending[fault, method] > 0:
                     self.pending[fault, method] -= 1
+                    return fault
+            dice = self.random.random()
+            for fault, share in self.rates.items():
+                dice -= share
+                if dice < 0:
+                    self.faults[fault] += 1
                     return fault
         return ""
 
@@ -60,6 +71,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(500, [], b"<Error><Code>InternalError</Code><Message>Try again.</Message></Error>")
         else:
             self._answer(response.status, response.getheaders(), data, cut=fault == "truncate")
+            if self.command == "GET" and response.status < 300 and not fault:
+                self.proxy.given[urlsplit(self.path).path] += 1
 
     def _answer(self, status: int, headers: list[tuple[str, str]], data: bytes, cut: bool = False) -> None:
         self.send_response_only(status)
