@@ -30,7 +30,7 @@ from pipeline.text.transcript import transcripts_of
 NOT_SPEECH = ("e/music/*", "e/noise/*", "e/silence/*")
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {  # name: chunk.vad and where its files are
     "read English": ("silero", ("a/librispeech-test-other/*", "a/librispeech-test-clean/*", "a/ljspeech/*")),
-    "telephone prompts": ("silero", ("e/asterisk-8k/*/*",)),
+    "telephone prompts": ("silero", ("e/asterisk-8k/en/*",)),
     "kitchen noise of 20 to 0 dB": ("silero", ("e/noisy/*",)),
     "telephone": ("silero", ("e/telephone/*",)),
     "two speakers at once": ("silero", ("e/overlap/*",)),
