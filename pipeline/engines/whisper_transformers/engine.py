@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from pipeline.engines.whisper_transformers.recognizer import Recognizer
 
-_TINY_BYTES, _TINY_RTFX = 151e6, 3.3  # float32, one core, batches of 16; falls with the size of the weights
+# Float32, one core, chunks of middling length; 20 with full ones (docs/engines.md). Falls with the size of the weights.
+_TINY_BYTES, _TINY_RTFX = 151e6, 13.0
 
 
 class WhisperTransformersOptions(DecodingOptions):
