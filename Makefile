@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-s3 archive test test-slow chaos check bench clean
+.PHONY: help setup demo demo-s3 archive test test-slow chaos fuzz check bench clean
 
 help:  ## list these commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -32,6 +32,9 @@ test-slow: $(VENV)/.dev  ## run the long tests: crashes, fuzzing, long recording
 
 chaos: $(VENV)/.dev  ## kill drivers, workers and nodes of runs on a small Ray cluster and a faulty store; prints a table
 	$(BIN)/python tests/chaos/storm.py
+
+fuzz: $(VENV)/.dev  ## run over thousands of damaged and hostile files; prints a table
+	$(BIN)/python tests/fuzz/media.py
 
 check: $(VENV)/.dev  ## format, lint, types, house rules
 	$(BIN)/ruff format --check .
