@@ -16,6 +16,7 @@ from pipeline.errors import ConfigError
 ENGLISH = describe_engine(EngineConfig(name="fake", model="m", options={"languages": ["en"]}))
 CANNOT = "fake with the model m cannot"
 GRANITE = "granite with granite-speech-4.1-2b"
+PLUS = "granite-plus with granite-speech-4.1-2b-plus"
 NAR = "granite-nar with granite-speech-4.1-2b-nar"
 
 
@@ -24,13 +25,17 @@ NAR = "granite-nar with granite-speech-4.1-2b-nar"
     [
         (
             Wish("transcribe", "fr"),
-            f"{CANNOT} transcribe 'fr' (it knows en); whisper with a multilingual model or {GRANITE} or {NAR} can",
+            f"{CANNOT} transcribe 'fr' (it knows en); whisper with a multilingual model or {GRANITE} "
+            f"or {PLUS} or {NAR} can",
         ),
         (
             Wish("transcribe", "yue"),
             f"{CANNOT} transcribe 'yue' (it knows en); whisper with large-v3 or turbo can",
         ),
-        (Wish("transcribe", "en", keywords=True), f"{CANNOT} take keywords; whisper with any model or {GRANITE} can"),
+        (
+            Wish("transcribe", "en", keywords=True),
+            f"{CANNOT} take keywords; whisper with any model or {GRANITE} or {PLUS} can",
+        ),
         (Wish("transcribe", None, keywords=True), f"{CANNOT} take keywords; whisper with a multilingual model can"),
         (
             Wish("transcribe", "ja", keywords=True),
@@ -63,7 +68,7 @@ def test_what_can_be_done_is_not_objected_to() -> None:
 
 def test_an_engine_is_proposed_only_if_it_does_all_that_is_asked() -> None:
     assert (shortfall(Wish("transcribe", "fr", keywords=True), ENGLISH) or "").endswith(
-        f"multilingual model or {GRANITE} can"
+        f"multilingual model or {GRANITE} or {PLUS} can"
     )
     assert (shortfall(Wish("translate", "fr"), ENGLISH) or "").endswith(f"other than turbo or {GRANITE} can")
 
@@ -74,7 +79,7 @@ def test_a_long_list_of_languages_is_left_out_of_the_sentence() -> None:
 
 
 def test_offers_are_of_engines_that_are_there() -> None:
-    assert {offer.engine for offer in OFFERS} == set(ENGINES) - {"fake"}
+    assert {offer.engine for offer in OFFERS} == set(ENGINES) - {"fake", "whisper-transformers", "vllm"}
     assert next(offer for offer in OFFERS if offer.engine == "granite-nar").languages == LANGUAGES
     whisper = [offer for offer in OFFERS if offer.engine == "whisper"]
     assert frozenset().union(*(offer.languages for offer in whisper)) == frozenset(_LANGUAGE_CODES)
@@ -89,7 +94,7 @@ def test_an_english_whisper_keeps_what_is_offered_of_any_model() -> None:
     assert offered.features <= spec.features
     assert shortfall(Wish("transcribe", "fr", keywords=True), spec) == (
         "whisper with the model tiny.en cannot transcribe 'fr' (it knows en); "
-        f"whisper with a multilingual model or {GRANITE} can"
+        f"whisper with a multilingual model or {GRANITE} or {PLUS} can"
     )
 
 
