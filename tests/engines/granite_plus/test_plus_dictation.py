@@ -151,8 +151,8 @@ def talk(audio_s: float, speakers: int = 2) -> list[Said]:
     ]
 
 
-@pytest.mark.parametrize(("mode", "needs"), [("speakers", 4.5), ("words", 8.0)])
-def test_half_an_hour_with_the_defaults(mode: Literal["speakers", "words"], needs: float) -> None:
+@pytest.mark.parametrize(("mode", "times"), [("speakers", 3.0), ("words", 1.6)])
+def test_half_an_hour_with_the_defaults(mode: Literal["speakers", "words"], times: float) -> None:
     limits = limits_of(PlusOptions(mode=mode), 4096, PROMPT)
     said = talk(1800)
     dictation, calls = dictate(said, 1800.0, limits, mode)
@@ -161,7 +161,7 @@ def test_half_an_hour_with_the_defaults(mode: Literal["speakers", "words"], need
     if mode == "speakers":
         assert [one.spoken.speaker for one in words] == [one.speaker for one in said]
     assert len(calls) == 30
-    assert sum(call.end - call.start for call in calls) / RATE_HZ / 1800 < needs
+    assert sum(call.end - call.start for call in calls) / RATE_HZ / 1800 < times  # that audio is heard
     starts = [call.start for call in calls]
     assert starts == sorted(starts)
     assert len(set(starts)) > 3
