@@ -109,7 +109,7 @@ def retry(config: RunConfig, settings: str) -> int:
 
     wanted = prepare_retry(config, _print_probe)
     if wanted is None:
-        print(f"Nothing to hear again in {run_id(config)}: no stretch is flagged or failed that these settings have not decided.")
+        print(f"Nothing to hear again in {run_id(config)}: no stretch is flagged, or these settings have decided it.")
         return 0
     planned, spec = wanted.run.totals, wanted.run.spec
     what = f"{planned.recordings} stretches, {planned.audio_s / 3600:.2f} h, by {spec.name} with the model {spec.model}"

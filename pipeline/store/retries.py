@@ -27,7 +27,7 @@ from pipeline.store.ledger import Ledger, PlanPart
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import Part, list_parts, stats_of
 from pipeline.store.verify import part_tables, rows_match
-from pipeline.text.choice import Guard
+from pipeline.text.choice import RETRIED, Guard
 from pipeline.text.mending import HeardAgain, Verdict, mend
 from pipeline.text.transcript import scored
 
@@ -227,7 +227,7 @@ def _row(
         "first_flags": list(first.flags),
         "first_confidence": first.confidence,
         "second_text": second.text,
-        "second_flags": list(second.flags),
+        "second_flags": [flag for flag in second.flags if flag != RETRIED],  # the mark is for transcripts
         "second_confidence": second.confidence,
         "second_failure": raw["failure"]["code"] if raw["failure"] else None,
         "choice": "second" if verdict.choice.second else "first",

@@ -98,6 +98,7 @@ def test_both_hypotheses_are_kept(short: Short) -> None:
         assert row["first_text"] in short.first[row["recording_id"]]["text"]
         assert row["second_text"] in rows(short.output)[row["recording_id"]]["text"]
         assert row["second_confidence"] > 0.5
+        assert row["second_flags"] == []
         assert row["model"] == "tiny.en"
 
 
