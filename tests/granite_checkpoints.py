@@ -28,6 +28,14 @@ CHAT_TEMPLATE = (
 # Letters that the tokenizer never joins: text of these alone has only one way to be cut into tokens.
 LETTERS = "bdfgjklmqvxyz"
 
+# As granite.md §3.2 describes the rendering of 3.3: roles, and a system turn if there is one.
+ROLES_TEMPLATE = (
+    "{% for message in messages %}"
+    "<|start_of_role|>{{ message['role'] }}<|end_of_role|>{{ message['content'] }}<|end_of_text|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|start_of_role|>assistant<|end_of_role|>{% endif %}"
+)
+ROLE_MARKS = ("<|start_of_role|>", "<|end_of_role|>")
+
 
 def write_granite(
     folder: Path,
@@ -36,16 +44,18 @@ def write_granite(
     shard_bytes: str = "1GB",
     encoder: Mapping[str, int] = {},
     letters: str = "",
+    roles: bool = False,
     **fields: Any,
 ) -> None:
     """config.json, generation_config.json, model.safetensors (or shards), tokenizer.json with its chat template.
 
     `encoder`: other sizes of the encoder. `letters`: all that the model writes beside the end token; empty: any token.
+    `roles`: with the tokens and the template of 3.3.
     """
     import torch
     from transformers import GenerationConfig, GraniteSpeechForConditionalGeneration
 
-    size = _write_tokenizer(folder)
+    size = _write_tokenizer(folder, ROLE_MARKS if roles else ())
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = GraniteSpeechForConditionalGeneration(_config(size, encoder, **fields)).eval()
@@ -139,7 +149,7 @@ def _config(size: int, sizes: Mapping[str, int], **fields: Any) -> GraniteSpeech
     )
 
 
-def _write_tokenizer(folder: Path) -> int:
+def _write_tokenizer(folder: Path, marks: tuple[str, ...]) -> int:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -148,14 +158,17 @@ def _write_tokenizer(folder: Path) -> int:
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=320,
-        special_tokens=["<|end_of_text|>", "<|pad|>", "<|audio|>"],
+        special_tokens=["<|end_of_text|>", "<|pad|>", "<|audio|>", *marks],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     bpe.train_from_iterator(SENTENCES, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|end_of_text|>", pad_token="<|pad|>", additional_special_tokens=["<|audio|>"]
+        tokenizer_object=bpe,
+        eos_token="<|end_of_text|>",
+        pad_token="<|pad|>",
+        additional_special_tokens=["<|audio|>", *marks],
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = ROLES_TEMPLATE if marks else CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     return int(bpe.get_vocab_size())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -12,9 +12,9 @@ from pipeline.config import EngineConfig, Section
 from pipeline.engines.granite.checkpoint import Checkpoint
 from pipeline.engines.granite.prompts import (
     LANGUAGE_NAMES,
-    TRANSCRIBED,
     Version,
     clean_keywords,
+    transcribed,
     transcription,
     translated_from,
     translation,
@@ -26,13 +26,19 @@ from pipeline.records import ChunkAudio
 MAX_CHUNK_S = 30.0  # as IBM's own package cuts (granite.md §3.6)
 MIN_POSITIONS = 2048  # 30 s take 300, keywords at most _KEYWORD_POSITIONS, the answer its budget
 _KEYWORD_POSITIONS = 512
+_NAMES: dict[Version, str] = {
+    "3.3": "granite-speech-3.3",
+    "4.0": "granite-4.0-1b-speech",
+    "4.1": "granite-speech-4.1",
+}
 
 
 class AskingOptions(Section):
     """`engine.options` of every engine that runs the autoregressive Granite models."""
 
-    version: Literal["auto", "4.0", "4.1"] = Field(
-        "auto", description="whose prompts: 4.0 (granite-4.0-1b-speech) or 4.1; auto: as the model's name or files tell"
+    version: Literal["auto", "3.3", "4.0", "4.1"] = Field(
+        "auto",
+        description="whose prompts: 3.3, 4.0 (granite-4.0-1b-speech) or 4.1; auto: as the model's name or files tell",
     )
     target_language: str = Field("en", description="the language to write in, with engine.task translate")
     punctuation: bool = Field(
@@ -45,7 +51,7 @@ class AskingOptions(Section):
     max_new_tokens: int = Field(400, ge=1, le=1000, description="most tokens of text of any chunk")
 
 
-def languages_of(config: EngineConfig, options: AskingOptions) -> frozenset[str]:
+def languages_of(config: EngineConfig, options: AskingOptions, version: Version = "4.1") -> frozenset[str]:
     """Languages of the audio: of the whole task, or of the pair. Raises ConfigError where there is no such pair."""
     target = primary_language(options.target_language)
     if config.task != "translate":
@@ -54,15 +60,15 @@ def languages_of(config: EngineConfig, options: AskingOptions) -> frozenset[str]
                 f"engine.options.target_language={options.target_language} does nothing while engine.task is transcribe; "
                 "set engine.task=translate, or leave it out."
             )
-        return TRANSCRIBED
-    found = translated_from(target)
+        return transcribed(version)
+    found = translated_from(target, version)
     if not found:
         raise ConfigError(
             f"The {config.name} engine cannot translate into {options.target_language!r}; "
             f"engine.options.target_language can be one of: {', '.join(sorted(LANGUAGE_NAMES))}."
         )
     source = primary_language(config.language) if config.language else None
-    if source in TRANSCRIBED and source not in found:
+    if source in transcribed(version) and source not in found:
         raise ConfigError(
             f"The {config.name} engine cannot translate {source!r} into {target!r}: one of the two has to be English, and not "
             "both; correct engine.language or engine.options.target_language."
@@ -70,17 +76,28 @@ def languages_of(config: EngineConfig, options: AskingOptions) -> frozenset[str]
     return found
 
 
-def version_of(options: AskingOptions, checkpoint: Checkpoint) -> Version:
-    """Whose prompts the model knows. Raises ConfigError where nothing tells, or where it cannot do what is asked."""
+def version_of(options: AskingOptions, checkpoint: Checkpoint, known: Collection[Version] = ("4.0", "4.1")) -> Version:
+    """Whose prompts the model knows. Raises ConfigError where nothing tells, or where it cannot do what is asked.
+
+    `known`: versions that the engine can ask.
+    """
     version = checkpoint.version if options.version == "auto" else options.version
     if version is None:
         raise ConfigError(
-            f"Nothing tells whether {checkpoint.model} is granite-4.0-1b-speech or granite-speech-4.1, which are asked "
-            "differently; set engine.options.version to '4.0' or '4.1'."
+            f"Nothing tells whether {checkpoint.model} is {' or '.join(_NAMES[one] for one in known)}, which are asked "
+            f"differently; set engine.options.version to {' or '.join(map(repr, known))}."
         )
-    if options.punctuation and version == "4.0":
+    if version not in known:
         raise ConfigError(
-            "granite-4.0-1b-speech writes no punctuation; leave engine.options.punctuation out, or take granite-speech-4.1-2b."
+            f"The model {checkpoint.model} is {_NAMES[version]}, which this engine cannot ask; set engine.name=granite."
+        )
+    if options.punctuation and version != "4.1":
+        raise ConfigError(
+            f"{_NAMES[version]} writes no punctuation; leave engine.options.punctuation out, or take granite-speech-4.1-2b."
+        )
+    if options.keywords and version == "3.3":
+        raise ConfigError(
+            "granite-speech-3.3 takes no keywords; leave engine.options.keywords out, or take granite-speech-4.1-2b."
         )
     if checkpoint.positions < MIN_POSITIONS:
         raise ConfigError(
@@ -93,8 +110,8 @@ def version_of(options: AskingOptions, checkpoint: Checkpoint) -> Version:
 def instruct(
     chunk: ChunkAudio, task: str, options: AskingOptions, version: Version, count_tokens: Callable[[str], int]
 ) -> tuple[str, tuple[str, ...]]:
-    """The instruction for a chunk, and warnings: keywords that would crowd out the audio are cut."""
-    wanted = clean_keywords(chunk.keywords or options.keywords)
+    """The instruction for a chunk, and warnings: keywords that would crowd out the audio are cut. 3.3 is told of none."""
+    wanted = clean_keywords(chunk.keywords or options.keywords) if version != "3.3" else ()
     kept = wanted
     while kept and count_tokens(_word(kept, task, options, version)) > _KEYWORD_POSITIONS:
         kept = kept[: len(kept) // 2]
@@ -108,5 +125,6 @@ def budget_of(audio_s: float, options: AskingOptions) -> int:
 
 def _word(keywords: Sequence[str], task: str, options: AskingOptions, version: Version) -> str:
     if task == "translate":
-        return translation(primary_language(options.target_language), keywords, punctuated=options.punctuation)
+        target = primary_language(options.target_language)
+        return translation(target, keywords, punctuated=options.punctuation, version=version)
     return transcription(version, keywords, punctuated=options.punctuation)

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from pipeline.engines.granite.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, read_adapter
 from pipeline.engines.granite.prompts import Version
 from pipeline.engines.model_files import REVISION_DIGITS, ModelFiles
 from pipeline.errors import ConfigError
@@ -19,9 +20,10 @@ from pipeline.errors import ConfigError
 CONFIG_FILE, TOKENIZER_FILE = "config.json", "tokenizer.json"
 _WEIGHTS, _INDEX, _GENERATION = "model.safetensors", "model.safetensors.index.json", "generation_config.json"
 DRAFT_HEAD = "out_llm.safetensors"  # published with 4.1 alone
-_ADAPTER = "adapter_config.json"
 _MAX_JSON_BYTES, _MAX_TOKENIZER_BYTES = 2**20, 64 * 2**20  # published: a few kB and 7 MB
-_TAKE = "take the folder of ibm-granite/granite-speech-4.1-2b or granite-4.0-1b-speech as it is published"
+_TAKE = (
+    "take the folder of ibm-granite/granite-speech-4.1-2b, granite-4.0-1b-speech or granite-speech-3.3-2b as published"
+)
 _OTHERS = {
     "granite_speech": "granite",
     "granite_speech_plus": "granite-plus",
@@ -39,9 +41,10 @@ class Family:
     model_type: str
     take: str  # what to do where it is another one
     says_adapter: bool = True  # whether config.json tells that an adapter is needed, by default that one is
+    merges_adapter: bool = False  # whether the engine can run one
 
 
-GRANITE = Family("granite", "granite_speech", _TAKE)
+GRANITE = Family("granite", "granite_speech", _TAKE, merges_adapter=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,13 @@ class Checkpoint:
     version: Version | None  # None: its names do not tell
     positions: int  # longest sequence of the language model
     draft_head: str | None = None  # file with the head of the encoder's own tokens
+    adapter: Adapter | None = None  # what is to be merged into the language model
 
 
 def read_checkpoint(files: ModelFiles, family: Family = GRANITE) -> Checkpoint:
-    """Raises ConfigError: files are missing, the model is of another type, or it comes with an adapter."""
+    """Raises ConfigError: files are missing, the model is of another type, or its adapter is none that can be merged."""
     names = files.names()
-    small = [name for name in (CONFIG_FILE, _INDEX, _GENERATION) if name in names]
+    small = [name for name in (CONFIG_FILE, _INDEX, _GENERATION, ADAPTER_CONFIG) if name in names]
     missing = [name for name in (CONFIG_FILE, TOKENIZER_FILE) if name not in names]
     if not names & {_WEIGHTS, _INDEX}:
         missing.append(_WEIGHTS)
@@ -75,11 +79,7 @@ def read_checkpoint(files: ModelFiles, family: Family = GRANITE) -> Checkpoint:
     folder = files.fetch(small)
     config = _read_json(files.model, folder / CONFIG_FILE)
     _check_type(files.model, config, family)
-    if _ADAPTER in names or (family.says_adapter and config.get("has_lora_adapter", True)):
-        raise ConfigError(
-            f"The model {files.model} comes with a LoRA adapter, as granite-speech-3.3 does, "
-            f"which the {family.engine} engine cannot run; {family.take}."
-        )
+    adapter = _adapter(files.model, names, config, family, folder)
     weights = (_WEIGHTS,) if _WEIGHTS in names else _shards(files.model, _read_json(files.model, folder / _INDEX))
     lacking = [name for name in weights if name not in names]
     if lacking:
@@ -87,10 +87,11 @@ def read_checkpoint(files: ModelFiles, family: Family = GRANITE) -> Checkpoint:
     return Checkpoint(
         model=files.model,
         weights=weights,
-        files=(*small, TOKENIZER_FILE, *weights),
+        files=(*small, TOKENIZER_FILE, *weights, *((ADAPTER_WEIGHTS,) if adapter else ())),
         version=_version(files.model, names),
         positions=_positions(files.model, config),
         draft_head=DRAFT_HEAD if DRAFT_HEAD in names else None,
+        adapter=adapter,
     )
 
 
@@ -98,6 +99,26 @@ def revision_of(files: ModelFiles, weights: tuple[str, ...]) -> str:
     """12 hex digits that change with the files of the weights."""
     found = list(dict.fromkeys(files.revision(name) for name in weights))  # on the hub all are the commit's
     return found[0] if len(found) == 1 else sha256(" ".join(found).encode()).hexdigest()[:REVISION_DIGITS]
+
+
+def _adapter(
+    model: str, names: frozenset[str], config: Mapping[str, Any], family: Family, folder: Path
+) -> Adapter | None:
+    """What adapter_config.json describes; None: there is none, and none is missed."""
+    if ADAPTER_CONFIG not in names and not (family.says_adapter and config.get("has_lora_adapter", True)):
+        return None
+    if not family.merges_adapter:
+        raise ConfigError(
+            f"The model {model} comes with a LoRA adapter, as granite-speech-3.3 does, "
+            f"which the {family.engine} engine cannot run; {family.take}."
+        )
+    missing = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS) if name not in names]
+    if missing:
+        raise ConfigError(
+            f"The model {model} lacks {missing[0]}: a LoRA adapter belongs to it (has_lora_adapter in {CONFIG_FILE}); "
+            "download all its files."
+        )
+    return read_adapter(_read_json(model, folder / ADAPTER_CONFIG), model)
 
 
 def _check_type(model: str, config: Mapping[str, Any], family: Family) -> None:
@@ -110,6 +131,8 @@ def _check_type(model: str, config: Mapping[str, Any], family: Family) -> None:
 
 
 def _version(model: str, names: frozenset[str]) -> Version | None:
+    if "speech-3.3" in model:
+        return "3.3"
     if DRAFT_HEAD in names or "speech-4.1" in model:
         return "4.1"
     return "4.0" if "granite-4.0" in model else None

@@ -15,6 +15,7 @@ from pipeline.config import EngineConfig
 from pipeline.engines.audible import is_audible
 from pipeline.engines.base import EngineSpec, primary_language
 from pipeline.engines.cores import usable_cores
+from pipeline.engines.granite.adapter import ADAPTER_WEIGHTS
 from pipeline.engines.granite.asking import (
     MAX_CHUNK_S,
     AskingOptions,
@@ -39,6 +40,7 @@ _PUBLISHED_RTFX = (
     546.0  # of the published speculative code on one H200: for cost estimates; this engine is not measured there
 )
 _WARM_UP_S = (1.0, 3.0)
+_VERSIONS: tuple[Version, ...] = ("3.3", "4.0", "4.1")
 
 
 class GraniteOptions(AskingOptions):
@@ -88,16 +90,17 @@ class Granite:
             )
         files = find_model(config.model, config.storage_options)
         checkpoint = read_checkpoint(files)
-        version = version_of(options, checkpoint)
+        version = version_of(options, checkpoint, _VERSIONS)
         speculation = _speculation(options, version, checkpoint, config.task)
-        weights = (*checkpoint.weights, *_heads(speculation))
+        adapter = (ADAPTER_WEIGHTS,) if checkpoint.adapter else ()
+        weights = (*checkpoint.weights, *adapter, *_heads(speculation))
         return EngineSpec(
             name="granite",
             model=config.model,
             revision=config.revision or revision_of(files, weights),
-            languages=languages_of(config, options),
+            languages=languages_of(config, options, version),
             tasks=frozenset({"transcribe", "translate"}),
-            features=frozenset({"keywords", "confidence"}),
+            features=frozenset({"confidence"} if version == "3.3" else {"keywords", "confidence"}),
             max_chunk_s=MAX_CHUNK_S,
             padding="none",
             rtfx_per_worker=_PUBLISHED_RTFX,
@@ -112,7 +115,7 @@ class Granite:
 
         files = find_model(self._config.model, self._config.storage_options)
         checkpoint = read_checkpoint(files)
-        self._version = version_of(self._options, checkpoint)
+        self._version = version_of(self._options, checkpoint, _VERSIONS)
         speculation = _speculation(self._options, self._version, checkpoint, self._config.task)
         folder = files.fetch((*checkpoint.files, *_heads(speculation)))
         device = choose_device(self._config.device)
@@ -125,6 +128,7 @@ class Granite:
                     dtype=choose_dtype(self._options.dtype, device),
                     threads=self._config.threads or usable_cores(),
                     most_positions=self._options.max_positions,
+                    version=self._version,
                     speculation=speculation,
                 )
             self._warm_up()
@@ -193,6 +197,10 @@ def _speculation(options: GraniteOptions, version: Version, checkpoint: Checkpoi
         raise ConfigError(
             "The encoder drafts in the language that it hears, which is of no use with engine.task=translate; "
             "leave engine.options.speculate out."
+        )
+    if version == "3.3":
+        raise ConfigError(
+            "Nothing is published of drafts by granite-speech-3.3; leave engine.options.speculate out, or take 4.0 or 4.1."
         )
     if version == "4.1" and checkpoint.draft_head is None:
         raise ConfigError(

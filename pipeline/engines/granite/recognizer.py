@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipeline.engines.granite.adapter import ADAPTER_WEIGHTS, Adapter, merge_adapter, without_adapter
 from pipeline.engines.granite.checkpoint import TOKENIZER_FILE, Checkpoint
 from pipeline.engines.granite.decoding import Decoded, decode_greedily, group_rows
 from pipeline.engines.granite.drafting import Draft
 from pipeline.engines.granite.listening import Ear
-from pipeline.engines.granite.prompts import AFTER_INSTRUCTION, BEFORE_AUDIO
+from pipeline.engines.granite.prompts import MARKS, Version, after_audio, before_audio
 from pipeline.engines.granite.speculation import Speculation, read_draft_head, write_drafts
 from pipeline.errors import ConfigError
 from pipeline.records import Samples
@@ -54,25 +55,27 @@ class Recognizer:
         dtype: torch.dtype,
         threads: int,
         most_positions: int,
+        version: Version = "4.1",
         speculation: Speculation | None = None,
     ) -> None:
         """`most_positions`: of prompts and answers that decode together, padding included. Raises ConfigError."""
         import torch
 
         self._device, self._most_positions, self._limit = device, most_positions, checkpoint.positions
-        self._model = load_model(folder, checkpoint.model, dtype).to(device).eval()
+        self._model = load_model(folder, checkpoint.model, dtype, adapter=checkpoint.adapter).to(device).eval()
         self._tokenizer = read_tokenizer(folder, checkpoint.model, self._model.config)
         added = self._tokenizer.get_added_tokens_decoder()
         self._special = frozenset(number for number, token in added.items() if token.special)
         self._ends = end_tokens(self._model)
         self._speculation = speculation
         self._ear = Ear(self._model, self._draft_head(folder, checkpoint))
-        self._before = self._encode(BEFORE_AUDIO)
+        self._version = version
+        self._before = self._encode(before_audio(version))
         self._owner = ThreadPoolExecutor(1, "granite", torch.set_num_threads, (threads,))
 
     def count_tokens(self, instruction: str) -> int:
         """Positions that an instruction takes in a prompt."""
-        return len(self._encode(instruction + AFTER_INSTRUCTION))
+        return len(self._encode(after_audio(self._version, instruction)))
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """One answer per question; the clips are at least 0.1 s long. Raises EngineError and its kinds."""
@@ -142,13 +145,23 @@ class Recognizer:
         embed = self._model.get_input_embeddings()
         before, after = (
             embed(torch.tensor(ids, device=self._device))
-            for ids in (self._before, self._encode(instruction + AFTER_INSTRUCTION))
+            for ids in (self._before, self._encode(after_audio(self._version, instruction)))
         )
         return torch.cat([before, audio.to(before.dtype), after])
 
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+    def _encode(self, parts: Sequence[str]) -> list[int]:
+        return [number for part in parts for number in self._numbers(part)]
+
+    def _numbers(self, part: str) -> list[int]:
+        if part not in MARKS:
+            ids: list[int] = self._tokenizer.encode(part, add_special_tokens=False).ids
+            return ids
+        mark = self._tokenizer.token_to_id(part)
+        if mark is None:
+            raise ConfigError(
+                f"The tokenizer.json lacks {part}, which prompts of version {self._version} need; check engine.options.version."
+            )
+        return [mark]
 
     def _read(self, decoded: Decoded, drafted: bool) -> Answer:
         kept = [p for token, p in zip(decoded.ids, decoded.probabilities, strict=True) if token not in self._special]
@@ -189,9 +202,18 @@ def end_tokens(model: Any) -> frozenset[int]:
 
 
 def load_model(
-    folder: Path, model: str, dtype: torch.dtype, kind: str = "GraniteSpeechForConditionalGeneration"
+    folder: Path,
+    model: str,
+    dtype: torch.dtype,
+    kind: str = "GraniteSpeechForConditionalGeneration",
+    adapter: Adapter | None = None,
 ) -> Any:
-    """A model of the class `kind` of transformers, complete. Raises ConfigError."""
+    """A model of the class `kind` of transformers, complete, with its adapter merged. Raises ConfigError."""
+    if adapter is not None:
+        with without_adapter(folder) as base:
+            found = load_model(base, model, dtype, kind)
+        merge_adapter(found.model.language_model, folder / ADAPTER_WEIGHTS, adapter, model)
+        return found
     import transformers
     from transformers.utils import logging
 
