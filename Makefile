@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-s3 archive test test-slow chaos fuzz check bench clean
+.PHONY: help setup demo demo-s3 archive test test-slow test-long chaos fuzz check bench clean
 
 help:  ## list these commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -29,6 +29,9 @@ test: $(VENV)/.dev  ## run the tests, without the long ones
 
 test-slow: $(VENV)/.dev  ## run the long tests: crashes, fuzzing, long recordings
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+test-long: $(VENV)/.dev  ## transcribe a recording of ten hours, and shorter ones in windows against uncut
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 1800 tests/end_to_end/test_long_recordings.py
 
 chaos: $(VENV)/.dev  ## kill drivers, workers and nodes of runs on a small Ray cluster and a faulty store; prints a table
 	$(BIN)/python tests/chaos/storm.py
