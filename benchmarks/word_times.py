@@ -31,6 +31,7 @@ SETS = {
     "meetings, corrected by hand": ("c/ami/*.ctm", ("c/ami",)),
 }
 NEAR_S = 0.2
+LONGEST_S = 30.0  # of Whisper's chunks
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Deviations:
 
 
 def clips_of(data: Path, name: str, at_most: int | None = None) -> Iterator[Clip]:
-    """The clips of one of SETS, as 16 kHz mono; clips longer than 30 s are left out."""
+    """The clips of one of SETS: at most 30 s of each, 16 kHz mono."""
     pattern, folders = SETS[name]
     words: dict[str, list[Word]] = defaultdict(list)
     for path in sorted(data.glob(pattern)):
@@ -64,8 +65,9 @@ def clips_of(data: Path, name: str, at_most: int | None = None) -> Iterator[Clip
         samples, rate_hz = soundfile.read(audio[recording], dtype="int16")
         if rate_hz != SAMPLE_RATE_HZ:
             samples = soxr.resample(samples, rate_hz, SAMPLE_RATE_HZ)
-        if samples.ndim == 1 and len(samples) <= 30 * SAMPLE_RATE_HZ:
-            yield Clip(recording, samples, tuple(sorted(words[recording], key=lambda word: word.start_s or 0.0)))
+        samples = samples[: round(LONGEST_S * SAMPLE_RATE_HZ)]
+        said = sorted(words[recording], key=lambda word: word.start_s or 0.0)
+        yield Clip(recording, samples, tuple(word for word in said if (word.end_s or 0.0) <= LONGEST_S))
 
 
 def deviations(clips: Sequence[Clip], heard: Sequence[Hypothesis]) -> Deviations:
