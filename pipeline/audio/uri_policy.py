@@ -15,6 +15,11 @@ from urllib.parse import unquote
 from pipeline.errors import AudioError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
+_USER_INFO = re.compile(r"://[^/?#]*@")
+_SIGNED_QUERY = re.compile(
+    r"\?(?:[^?]*&)?(?:x-\w+-|\w+_)?(?:signature|sig|(?:security-)?token|credential|secret|password|key|auth)=.*$",
+    re.IGNORECASE,
+)
 _NEVER = {"http", "https", "ftp"}  # redirects and private addresses: mirror such objects into a bucket
 
 
@@ -99,6 +104,16 @@ def _remote(uri: str, scheme: str, rest: str, roots: Sequence[str]) -> str | Non
 
 def _refused(uri: str, reason: str) -> AudioError:
     return AudioError("uri_refused", f"The uri {shown(uri)} {reason}.")
+
+
+def without_secrets(uri: str) -> str:
+    """The uri as it may be planned and stored: without user and password, and without a query that signs or lets in.
+
+    Other question marks stay: they may belong to a key. What is left out is never needed: reading has credentials of its own.
+    """
+    if "://" not in uri:
+        return uri
+    return _SIGNED_QUERY.sub("?…", _USER_INFO.sub("://", uri))
 
 
 def shown(uri: str) -> str:

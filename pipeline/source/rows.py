@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.audio.uri_policy import without_secrets
 from pipeline.source.formats import Block, Complain
 
 MANIFEST_SCHEMA = pa.schema(
@@ -65,6 +66,7 @@ def rows_table(block: Block, folder: str, complain: Complain) -> pa.Table:
     for i, (uri, offset_s, duration_s, channel) in enumerate(places):
         if uri is None:
             continue
+        uri = without_secrets(uri)
         if ids[i] is None:
             ids[i] = _derived_id(uri, folder, offset_s, duration_s, channel)
             if len(ids[i]) > MAX_ID_CHARS:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.uri_policy import Location, resolve, shown
+from pipeline.audio.uri_policy import Location, resolve, shown, without_secrets
 from pipeline.errors import AudioError
 
 SCHEMES = ("file", "s3")
@@ -191,3 +191,24 @@ def test_no_text_leaves_the_root(text: str) -> None:
         location = resolve(text, [root], SCHEMES)
         assert location.path == root or location.path.startswith(root + "/")
     assert len(shown(text)) <= 200
+
+
+@pytest.mark.parametrize(
+    ("uri", "stored"),
+    [
+        ("s3://user:CANARY@bucket/a.wav", "s3://bucket/a.wav"),
+        ("https://user:CANARY@host/a.wav", "https://host/a.wav"),
+        ("https://host/a.wav?X-Amz-Credential=CANARY&X-Amz-Signature=CANARY", "https://host/a.wav?…"),
+        ("s3://bucket/a.wav?v=1&X-Goog-Signature=CANARY", "s3://bucket/a.wav?…"),
+        ("https://host/a.wav?sv=2024&sig=CANARY%3D", "https://host/a.wav?…"),
+        ("https://host/a.wav?access_token=CANARY", "https://host/a.wav?…"),
+        ("s3://bucket/what?.wav", "s3://bucket/what?.wav"),
+        ("s3://bucket/a?versionId=3", "s3://bucket/a?versionId=3"),
+        ("s3://bucket/me@home.wav", "s3://bucket/me@home.wav"),
+        ("/local/what?token=x.wav", "/local/what?token=x.wav"),
+        ("file:///local/a@b.wav", "file:///local/a@b.wav"),
+    ],
+)
+def test_secrets_are_not_stored_and_nothing_else_is_lost(uri: str, stored: str) -> None:
+    assert without_secrets(uri) == stored
+    assert without_secrets(stored) == stored

@@ -139,8 +139,8 @@ def by_kind(rows: list[dict[str, Any]]) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = {}
     for row in rows:
         kind = row["id"].split("-mutant-")[0] if "-mutant-" in row["id"] else "made to do harm"
-        code = row["failure"]["code"] if row["failure"] else row["status"]
-        found.setdefault(kind, Counter())[code if row["status"] != "partial" else f"partial {code}"] += 1
+        code = f": {row['failure']['code']}" if row["failure"] else ""
+        found.setdefault(kind, Counter())[row["status"] + code] += 1
     return found
 
 

@@ -1,0 +1,81 @@
+"""Six kinds of secrets, and everything that a run writes, Ray's own logs included: none of them is in it (F24)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running import REPO, fake_settings
+
+CANARIES = {
+    "key of the source": "CANARY-SOURCE-KEY",
+    "secret of the store": "CANARY-STORE-SECRET",
+    "token of the model's store": "CANARY-MODEL-TOKEN",
+    "password in a row's uri": "CANARY-ROW-PASSWORD",
+    "signature in a row's uri": "CANARY-ROW-SIGNATURE",
+    "token in the environment": "CANARY-HUB-TOKEN",
+}
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    """A short path: Ray keeps sockets in it."""
+    folder = Path(tempfile.mkdtemp(prefix="q", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def leaky(archive: Path, tmp_path: Path) -> Path:
+    """The demo's manifest, and rows with secrets in their uris."""
+    rows = [json.loads(line) for line in (archive / "manifest.jsonl").read_text().splitlines()][:4]
+    rows = [{**row, "audio_filepath": str(archive / row["audio_filepath"])} for row in rows]
+    password = CANARIES["password in a row's uri"]
+    rows.append({"id": "login", "audio_filepath": f"https://user:{password}@host/a.wav"})
+    signature = CANARIES["signature in a row's uri"]
+    rows.append({"id": "signed", "audio_filepath": f"https://host/a.wav?X-Amz-Signature={signature}"})
+    rows.append({"id": "away", "audio_filepath": f"s3://host/none.wav?X-Amz-Signature={signature}", "duration": 1.0})
+    manifest = tmp_path / "leaky.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
+
+
+@pytest.mark.parametrize("kind", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_no_secret_is_in_anything_a_run_writes(
+    kind: str, leaky: Path, archive: Path, tmp_path: Path, ray_folder: Path
+) -> None:
+    out = tmp_path / "out"
+    settings = fake_settings(
+        leaky,
+        out,
+        **{
+            "runtime.kind": kind,
+            "source.roots": f"[{archive}]",
+            "source.storage_options": json.dumps({"key": CANARIES["key of the source"]}),
+            "store.storage_options": json.dumps({"secret": CANARIES["secret of the store"]}),
+            "engine.storage_options": json.dumps({"token": CANARIES["token of the model's store"]}),
+        },
+    )
+    environment = os.environ | {
+        "HF_TOKEN": CANARIES["token in the environment"],
+        "RAY_TMPDIR": str(ray_folder),
+        "PYTHONPATH": str(REPO),
+    }
+    said = ""
+    for command in ("validate", "plan", "run", "status", "verify", "report"):
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", command, *settings], capture_output=True, text=True, env=environment
+        )
+        said += done.stdout + done.stderr
+        assert command != "run" or done.returncode == 1, done.stderr
+    assert "CANARY" not in said
+    written = [path for folder in (out, ray_folder) for path in folder.rglob("*") if path.is_file()]
+    assert len(written) > (100 if kind == "ray" else 10)
+    assert [str(path) for path in written if b"CANARY" in path.read_bytes()] == []
