@@ -1,6 +1,7 @@
 """`quarry retry` as a Ray job: joins the cluster that it was submitted to.
 
-ray job submit --working-dir . -- python jobs/retry.py --config configs/mine.yaml output=s3://bucket/out --flagged --engine granite
+ray job submit --working-dir . -- python jobs/retry.py --config configs/mine.yaml output=s3://bucket/out \\
+    --flagged --engine granite
 """
 
 from __future__ import annotations

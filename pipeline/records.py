@@ -133,7 +133,9 @@ class Chunk:
     end_s: float
     offset: int  # first sample in DecodedShard.pcm
     n_samples: int
-    speech_s: float | None = None  # of it, what the voice activity detection heard, without padding; None: there was none
+    speech_s: float | None = (
+        None  # of it, what the voice activity detection heard, without padding; None: there was none
+    )
 
     @property
     def audio_s(self) -> float:
