@@ -181,6 +181,17 @@ def test_it_starts_fast_and_imports_little(recording: Recording, tmp_path: Path)
     assert time.process_time() - begun < 1.0
 
 
+def reference_movie(url: str) -> bytes:
+    """A QuickTime movie that is nothing but the address of another (rmra, as QuickTime's file format describes it)."""
+
+    def atom(name: bytes, content: bytes) -> bytes:
+        return (8 + len(content)).to_bytes(4, "big") + name + content
+
+    address = url.encode() + b"\0"
+    reference = atom(b"rdrf", bytes(4) + b"url " + len(address).to_bytes(4, "big") + address)
+    return atom(b"ftyp", b"qt  " + bytes(8)) + atom(b"moov", atom(b"rmra", atom(b"rmda", reference)))
+
+
 def test_media_that_name_others_reach_nobody(tmp_path: Path) -> None:
     """Playlists, descriptions and containers with outside references: the victim hears nothing, the secret stays (F27)."""
     secret = tmp_path / "secret.wav"
@@ -199,6 +210,11 @@ def test_media_that_name_others_reach_nobody(tmp_path: Path) -> None:
             "smil.wav": f'<smil><body><audio src="{url}"/></body></smil>',
             "list.wav": f"{secret}\n",
             "srt.wav": "1\n00:00:00,000 --> 00:00:01,000\nx\n",
+            "pls.wav": f"[playlist]\nFile1={url}\nNumberOfEntries=1\n",
+            "asx.wma": f'<asx version="3.0"><entry><ref href="{url}"/></entry></asx>',
+            "xspf.wav": f'<playlist xmlns="http://xspf.org/ns/0/"><trackList><track><location>{url}</location></track></trackList></playlist>',
+            "ram.rm": f"{url}\n",
+            "xinclude.wav": f'<!DOCTYPE a [<!ENTITY x SYSTEM "{url}">]><MPD>&x;</MPD>',
         }
         with AudioReader(DecodeConfig(timeout_s=10), SourceConfig(), [str(tmp_path)]) as reader:
             for name, text in texts.items():
@@ -206,6 +222,9 @@ def test_media_that_name_others_reach_nobody(tmp_path: Path) -> None:
                 with pytest.raises(AudioError) as caught:
                     reader.read(Recording("x", str(tmp_path / name)), 0, None)
                 assert caught.value.code == "not_audio", name
+            (tmp_path / "reference.mov").write_bytes(reference_movie(url))
+            with pytest.raises(AudioError):
+                reader.read(Recording("x", str(tmp_path / "reference.mov")), 0, None)
         with pytest.raises(BlockingIOError):
             victim.accept()
 
