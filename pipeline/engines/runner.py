@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -28,10 +29,31 @@ class MemoryBudget:
     def __init__(self) -> None:
         self.limit_s = float("inf")  # padded seconds per batch
         self.clock = SharedClock()
+        self.line = Line()
 
     def did_not_fit(self, seconds: float) -> None:
         """A batch of so many padded seconds ran out of memory: try half, and never more again."""
         self.limit_s = min(self.limit_s, seconds / 2)
+
+
+class Line:
+    """What calls that share an engine may take: it does one batch at a time, so a call also waits for those before it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._allowed_s = 0.0  # of all calls that are in it
+
+    @contextmanager
+    def joined(self, allowed_s: float) -> Iterator[float]:
+        """A call that may take so long joins; the seconds after which it must be over, whatever it found before it."""
+        with self._lock:
+            self._allowed_s += allowed_s
+            deadline_s = self._allowed_s
+        try:
+            yield deadline_s
+        finally:
+            with self._lock:
+                self._allowed_s -= allowed_s
 
 
 class SharedClock:
@@ -97,7 +119,8 @@ def run_batches(
             continue
         attempts[indices] += 1
         mark = memory.clock.enter()
-        with watched(batch.timeout_s + batch.timeout_per_audio_s * seconds):
+        allowed_s = batch.timeout_s + batch.timeout_per_audio_s * seconds
+        with memory.line.joined(allowed_s) as deadline_s, watched(deadline_s):
             found = _attempt(engine, [_plain(chunks[index]) for index in indices])
         engine_s = stats.engine_s + memory.clock.leave(mark)
         stats = replace(stats, engine_s=engine_s, padded_s=stats.padded_s + seconds, batches=stats.batches + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -106,6 +107,41 @@ def test_one_culprit_costs_itself_and_a_few_calls() -> None:
     assert [*failures(outcomes)] == [41]
     assert failures(outcomes)[41].attempts == 7  # 64, 32 … 1
     assert engine.calls == 13
+
+
+class Slow(Fake):
+    """Needs half a second for a batch, and does one at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(EngineConfig(name="fake"))
+        self.turn = threading.Lock()
+
+    def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
+        """As the fake engine, later."""
+        with self.turn:
+            time.sleep(0.5)
+            return super().transcribe(chunks)
+
+
+def test_a_call_is_not_ended_for_waiting_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine comes back from every batch in time; the second call waits for the first one's batch as well."""
+    ended: list[float] = []
+    monkeypatch.setattr("pipeline.engines.watchdog._end_process", ended.append)
+    engine, memory, batch = Slow(), MemoryBudget(), BatchConfig(timeout_s=0.8, timeout_per_audio_s=0)
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(lambda seed: run_batches(engine, [clip(1, seed)], batch, memory)[0], range(2)))
+    assert not any(map(failures, found))
+    assert ended == []
+    with ThreadPoolExecutor(2) as threads:
+        list(
+            threads.map(
+                lambda seed: run_batches(
+                    engine, [clip(1, seed)], BatchConfig(timeout_s=0.2, timeout_per_audio_s=0), memory
+                ),
+                range(2),
+            )
+        )
+    assert ended, "what hangs is still ended"
 
 
 def test_death_is_not_caught() -> None:
