@@ -13,14 +13,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, replace
 from uuid import uuid4
 
 from pipeline.config import RunConfig
 from pipeline.engines.base import Engine
 from pipeline.engines.runner import MemoryBudget
-from pipeline.errors import EngineError
+from pipeline.errors import EngineDead, EngineError, StoreError
 from pipeline.flow import transcribe
 from pipeline.records import DecodedShard, EngineStats, Failure, Hypothesis, TranscribedShard
 from pipeline.store.objects import ObjectStore
@@ -47,7 +47,7 @@ class CrashJournal:
         self._note(f"c{chunk}")
 
     def end(self) -> None:
-        """Note that the attempt got through."""
+        """Note that the attempt came to its end. Raises StoreError."""
         self._note(_END)
 
     def _note(self, what: str) -> None:
@@ -103,6 +103,27 @@ def transcribe_carefully(
 
     Raises EngineDead, StoreError.
     """
+    with _blaming_deaths_alone(journal):
+        return _one_by_one(shard, engine, config, memory, journal)
+
+
+@contextmanager
+def _blaming_deaths_alone(journal: CrashJournal) -> Iterator[None]:
+    """An attempt that breaks off while its process lives, as by a store that fails, is no chunk's doing."""
+    try:
+        yield
+    except EngineDead:
+        raise
+    except BaseException:
+        with suppress(StoreError):
+            journal.end()
+        raise
+    journal.end()
+
+
+def _one_by_one(
+    shard: DecodedShard, engine: Engine, config: RunConfig, memory: MemoryBudget, journal: CrashJournal
+) -> TranscribedShard:
     poisonous = journal.poisonous()
     outcomes: list[Hypothesis | Failure] = []
     stats = EngineStats()
@@ -114,7 +135,6 @@ def transcribe_carefully(
         (done,) = transcribe([replace(shard, chunks=(chunk,))], engine, config, memory)
         outcomes += done.outcomes
         stats = _added(stats, done.stats)
-    journal.end()
     return TranscribedShard(shard.shard, shard.windows, shard.chunks, tuple(outcomes), stats)
 
 

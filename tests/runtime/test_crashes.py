@@ -6,12 +6,17 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import StoreConfig
-from pipeline.runtime.crashes import CrashJournal, Turns, deadly
+from pipeline.config import EngineConfig, RunConfig, StoreConfig
+from pipeline.engines.fake import Fake
+from pipeline.engines.runner import MemoryBudget
+from pipeline.errors import EngineDead, StoreError
+from pipeline.records import Chunk, DecodedShard, DecodedWindow, Recording, Shard, Window
+from pipeline.runtime.crashes import CrashJournal, Turns, deadly, transcribe_carefully
 from pipeline.store.objects import ObjectStore
 
 
@@ -48,6 +53,47 @@ def test_an_attempt_that_got_through_blames_nobody(store: ObjectStore) -> None:
     attempt(store, 0, 1, 2, through=True)
     attempt(store, 0, 1, 2, through=True)
     assert known(store) == frozenset()
+
+
+class FullStore(ObjectStore):
+    """Takes notes until it is full."""
+
+    def __init__(self, uri: str, room: int) -> None:
+        super().__init__(uri, StoreConfig())
+        self.room = room
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Fails where there is no more room, except for the word that all is over."""
+        self.room -= 1
+        if self.room < 0 and not key.endswith("-end"):
+            raise StoreError("The disk is full.")
+        return super().put_if_absent(key, data)
+
+
+def three_chunks() -> DecodedShard:
+    window = Window(Recording("a", "/a"), 0, 1, 0.0, 3.0)
+    chunks = tuple(Chunk(0, number, number, number + 1.0, 16_000 * number, 16_000) for number in range(3))
+    noise = np.random.default_rng(0).integers(-9000, 9000, 48_000, np.int16)
+    return DecodedShard(Shard("00001-abcdef01", 0, (window,), 3.0), (DecodedWindow(0.0, 3.0),), chunks, noise)
+
+
+def test_a_store_that_fails_blames_no_chunk(tmp_path: Path, store: ObjectStore) -> None:
+    config = RunConfig(manifest="m", output="o")
+    for _ in range(2):
+        journal = CrashJournal(FullStore(str(tmp_path), room=2), "00001-abcdef01")
+        with pytest.raises(StoreError):
+            transcribe_carefully(three_chunks(), Fake(EngineConfig(name="fake")), config, MemoryBudget(), journal)
+    assert known(store) == frozenset()
+
+
+def test_a_dead_device_blames_the_chunk_that_it_died_of(store: ObjectStore) -> None:
+    config = RunConfig(manifest="m", output="o")
+    for _ in range(2):
+        engine = Fake(EngineConfig(name="fake", options={"die_on_call": 2}))
+        journal = CrashJournal(store, "00001-abcdef01")
+        with pytest.raises(EngineDead):
+            transcribe_carefully(three_chunks(), engine, config, MemoryBudget(), journal)
+    assert known(store) == {1}
 
 
 def test_other_shards_are_no_witnesses(store: ObjectStore) -> None:
