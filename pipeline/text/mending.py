@@ -94,7 +94,9 @@ def _replaced(row: Transcript, again: HeardAgain, end_s: float, segments: Sequen
     """The row with the stretch's segments and spans in the place of its own."""
     kept = [segment for segment in row.segments if not _touches(segment, again.start_s, end_s)]
     spans = [*_outside(row.spans, again.start_s, end_s), *_spans(again, end_s, segments)]
-    segments = numbered(sorted([*kept, *segments], key=lambda segment: (segment.start_s, segment.end_s)))
+    # No sorting: engines give segments of one start, or without length, in the order in which they were said.
+    before = [segment for segment in kept if segment.start_s < again.start_s + SAME_TIME_S]
+    segments = numbered([*before, *segments, *kept[len(before) :]])
     whole = merged_spans(spans)
     language = _language(row.language or again.row.language, segments)
     lost_s = _lost_s(whole)

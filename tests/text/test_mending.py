@@ -115,6 +115,15 @@ def test_segments_that_are_no_longer_those_are_left() -> None:
     assert mended == row
 
 
+def test_segments_keep_the_order_in_which_they_were_said() -> None:
+    """Of one start, the longer one first; and without length, where the stretch begins or ends."""
+    first = [spoken("one", 0, 4), spoken("two", 0, 2), spoken("wrong words", 4, 8, "too_fast"), spoken("six", 8, 8)]
+    second = transcript([spoken("three four", 0, 4), spoken("five", 4, 4)], [])
+    mended, verdict = mend(transcript(first, []), HeardAgain(4.0, 8.0, second, "other"), "one", GUARD)
+    assert verdict.choice.reason == "lighter"
+    assert mended.text == "one two three four five six"
+
+
 def test_half_a_stretch_is_a_gain_where_all_had_failed_but_not_in_the_place_of_a_text() -> None:
     half = transcript([spoken("right enough", 0, 2)], [Span(2, 4, "failed")])
     lost = transcript([spoken("before", 0, 4)], [Span(4, 8, "failed")], duration_s=4.0)
