@@ -61,7 +61,11 @@ def main() -> None:
             files = [path for path in files if path.suffix in SUFFIXES]
             if files:
                 print(
-                    line(name, [transcribe(path, reader, engine, ChunkConfig(vad=vad)) for path in files]), flush=True
+                    line(
+                        name,
+                        [transcribe(path, reader, engine, ChunkConfig.model_validate({"vad": vad})) for path in files],
+                    ),
+                    flush=True,
                 )
 
 

@@ -155,8 +155,3 @@ def _sizes(config: Any) -> ModelConfig:
         ),
         projector=ProjectorConfig(window=config.window_size, downsample=config.downsample_rate),
     )
-
-
-def _inner_taps(encoder: Any) -> list[int]:
-    """Layers that the projector sees beside the last one: granite-plus has some."""
-    return sorted(set(getattr(encoder, "cat_hidden_layers", None) or ()))
