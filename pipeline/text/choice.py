@@ -2,7 +2,8 @@
 
 A hypothesis is worse the heavier its worst flag is, and then the more its flags weigh together; one that failed is the worst. The
 second replaces the first only if it is lighter and says about as much, so a text is never replaced by a worse one, nor by a
-shorter one that leaves something out. Of a text that the first engine made up (FROM_NOTHING) nothing has to be kept.
+shorter one that leaves something out. What the first engine made up need not be kept: phrases that it says again and again, and
+texts on silence.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.records import Segment
-from pipeline.text.flags import FLAGS, spoken_chars
+from pipeline.text.flags import DEFAULT_LIMITS, FLAGS, compression_ratio, spoken_chars, without_repeats
 from pipeline.text.stitch import transcript_text
 
 RETRIED = "retried"  # the mark of a segment that another engine than the row's heard
@@ -30,7 +31,9 @@ WEIGHTS: dict[str, int] = {
     "loop_cut": 5,
     "empty_on_speech": 6,
 }
-FROM_NOTHING = frozenset({"repeated_ngrams", "compressible", "text_on_silence", "loop_cut"})
+_CIRCLES = frozenset({"repeated_ngrams", "compressible", "loop_cut"})
+# Beside its plain repeats, a text may go round with small changes: so regular a rest is made up as well.
+_MADE_UP_RATIO = DEFAULT_LIMITS.compression_ratio or 2.4
 MENDABLE = frozenset(FLAGS) - {"draft"}  # what a retry hears again unless told otherwise: a draft is no defect
 
 Reason = Literal[
@@ -112,7 +115,7 @@ def choose(first: Heard, second: Heard, guard: Guard = Guard()) -> Choice:
         return Choice(False, "no_text")
     if not first.text:
         return Choice(False, "second_flagged") if any(second.burden) else Choice(True, "filled")
-    if said(second.segments) < guard.min_coverage * said(_worth_keeping(first.segments)):
+    if said(second.segments) < guard.min_coverage * sum(map(_worth_keeping, first.segments)):
         return Choice(False, "covers_less")
     if second.burden < first.burden:
         return Choice(True, "lighter")
@@ -126,8 +129,14 @@ def said(segments: Iterable[Segment]) -> float:
     return sum(spoken_chars(segment.text) for segment in segments)
 
 
-def _worth_keeping(segments: Iterable[Segment]) -> Iterable[Segment]:
-    return (segment for segment in segments if not FROM_NOTHING & set(segment.flags))
+def _worth_keeping(segment: Segment) -> float:
+    """How much of a segment was not made up, counted as `said` does: what comes before a circle may be true."""
+    if "text_on_silence" in segment.flags:
+        return 0.0
+    if not _CIRCLES & set(segment.flags):
+        return spoken_chars(segment.text)
+    rest = without_repeats(segment.text)
+    return 0.0 if compression_ratio(rest) > _MADE_UP_RATIO else spoken_chars(rest)
 
 
 def _gain(first: Heard, second: Heard) -> float:

@@ -124,13 +124,29 @@ def longest_repeat(text: str) -> int:
 
     Case and punctuation aside. In a script without spaces two characters count as a word.
     """
-    tokens = [token for token in _TOKEN.findall(text.casefold()) if any(map(str.isalnum, token))]
+    tokens = _tokens(text)
     longest, is_unspaced = 0, [_IS_UNSPACED.match(token) is not None for token in tokens]
-    for phrase in range(1, min(_LONGEST_PHRASE, len(tokens) // _LEAST_TURNS) + 1):
-        for start, stop in _turns(tokens, phrase):
-            characters = sum(is_unspaced[start:stop])
-            longest = max(longest, stop - start - characters + characters // _CHARACTERS_OF_A_WORD)
+    for start, stop in _repeats(tokens):
+        characters = sum(is_unspaced[start:stop])
+        longest = max(longest, stop - start - characters + characters // _CHARACTERS_OF_A_WORD)
     return longest
+
+
+def without_repeats(text: str) -> str:
+    """The words, or characters of an unspaced script, that lie in no phrase said three times or more; without case and marks."""
+    tokens = _tokens(text)
+    repeated = {place for start, stop in _repeats(tokens) for place in range(start, stop)}
+    return " ".join(token for place, token in enumerate(tokens) if place not in repeated)
+
+
+def _tokens(text: str) -> list[str]:
+    return [token for token in _TOKEN.findall(text.casefold()) if any(map(str.isalnum, token))]
+
+
+def _repeats(tokens: Sequence[Hashable]) -> Iterable[tuple[int, int]]:
+    """Stretches that are one phrase, of any length, said three times or more."""
+    for phrase in range(1, min(_LONGEST_PHRASE, len(tokens) // _LEAST_TURNS) + 1):
+        yield from _turns(tokens, phrase)
 
 
 def _turns(tokens: Sequence[Hashable], phrase: int) -> Iterable[tuple[int, int]]:

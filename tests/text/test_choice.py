@@ -7,9 +7,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.records import Segment
-from pipeline.text.choice import FROM_NOTHING, RETRIED, WEIGHTS, Guard, Heard, choose, said
+from pipeline.text.choice import RETRIED, WEIGHTS, Guard, Heard, choose, said
 from pipeline.text.flags import FLAGS
 
+MADE_UP = {"repeated_ngrams", "compressible", "text_on_silence", "loop_cut"}
 flags = st.lists(st.sampled_from([*FLAGS, RETRIED, "of_some_engine"]), max_size=3, unique=True).map(tuple)
 texts = st.text("ab 7é語カ.,", max_size=12).filter(str.strip)
 segments = st.builds(
@@ -52,7 +53,7 @@ def test_a_worse_hypothesis_is_never_taken(first: Heard, second: Heard, guard: G
         assert first.engine == second.engine
         assert (second.confidence or 0) > (first.confidence or 0)
     if not first.failed:
-        kept = [segment for segment in first.segments if not FROM_NOTHING & set(segment.flags)]
+        kept = [segment for segment in first.segments if not MADE_UP & set(segment.flags)]
         assert said(second.segments) >= guard.min_coverage * said(kept)
         assert second.text or "text_on_silence" in first.flags
 
@@ -125,3 +126,18 @@ def test_good_words_beside_made_up_ones_must_be_covered() -> None:
     made_up = Segment(1, 1.0, 2.0, "so so so so so", flags=("repeated_ngrams",))
     assert choose(Heard((good, made_up)), heard("a sentence")).reason == "covers_less"
     assert choose(Heard((good, made_up)), heard("an honest sentence")).reason == "lighter"
+
+
+@pytest.mark.parametrize("flag", ["repeated_ngrams", "loop_cut", "compressible"])
+def test_a_circle_at_the_end_does_not_give_up_the_sentence_before_it(flag: str) -> None:
+    """Granite gives a chunk of 30 s as one segment: a few words of another engine are no better."""
+    honest = "Emma was in no doubt that her father would be glad to see them all at Hartfield in the evening"
+    looped = heard(f"{honest} and so and so and so and so and so and so", flag)
+    assert choose(looped, heard("Thank you.", engine="other")).reason == "covers_less"
+    assert choose(looped, heard(f"{honest}.", engine="other")).reason == "lighter"
+
+
+def test_of_what_is_made_up_altogether_nothing_need_be_kept() -> None:
+    """Small changes in every turn: no phrase comes three times in succession."""
+    turns = " ".join(f"and then he went to the number {word} in the street" for word in "abcdefghijklmnopqrst")
+    assert choose(heard(turns, "compressible"), heard("He left.", engine="other")).reason == "lighter"
