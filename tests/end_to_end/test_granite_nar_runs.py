@@ -78,7 +78,7 @@ def test_drafts_that_are_kept_are_reported(short_manifest: Path, tmp_path: Path,
     )
     flags = [segment["flags"] for row in table(sure).to_pylist() for segment in row["segments"]]
     assert flags
-    assert all(flag == ["draft"] for flag in flags)
+    assert all("draft" in flag for flag in flags), "random words earn others as well"
     settings = (f"--config={REPO / 'configs' / 'granite_nar.yaml'}", f"manifest={short_manifest}", f"output={tmp_path}")
     options = "engine.options={keep_draft_mean: 0.000001, keep_draft_token: 0}"
     cut = ("plan.window_s=60", "plan.shard_s=90", f"engine.model={model}", options)
