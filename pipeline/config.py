@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError
 _TEXT, _ANSWERS = "text", "answers"
 _PUBLIC_OPTIONS = ("endpoint_url", "anon", "profile", "region_name")
 _USER_INFO = re.compile(r"://[^/@]*@")
+ManifestField = Literal["id", "uri", "offset", "duration", "language", "keywords", "text", "channel", "speakers"]
 
 
 def text_field(default: Any, description: str, **limits: Any) -> Any:
@@ -55,7 +56,10 @@ class Section(BaseModel):
 class SourceConfig(Section):
     """Where recordings may come from."""
 
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet"] = speed_field("auto", "auto: by the manifest's file name")
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "lhotse", "kaldi", "audiofolder", "listing"] = speed_field(
+        "auto", "auto: by the manifest's name, or by what lies in the folder"
+    )
+    columns: dict[ManifestField, str] = speed_field({}, "which column holds a field: {uri: wav_path, text: sentence}")
     schemes: list[str] = speed_field(["file", "s3"], "uri schemes that rows may use")
     roots: list[str] = speed_field([], "folders or buckets that rows may point into; empty: the manifest's own folder")
     storage_options: dict[str, Any] = speed_field({}, "fsspec options for reading (endpoint_url, profile, anon …)")

@@ -9,15 +9,13 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import SourceConfig
-from pipeline.errors import ManifestError
 from pipeline.source.opening import CODECS
 
 BLOCK_ROWS = 20_000
@@ -42,29 +40,31 @@ class Block:
 
     numbers: list[int]
     rows: list[dict[str, Any]]
+    place: str = ""  # the file that the numbers count in, where a manifest has several
 
 
-def format_of(uri: str, config: SourceConfig) -> str:
-    """jsonl | csv | tsv | parquet. Raises ManifestError when neither config nor file name tells."""
-    if config.format != "auto":
-        return config.format
+def format_by_name(uri: str) -> str | None:
+    """jsonl | csv | tsv | parquet, as the file's name tells it; None: it does not."""
     stem, suffix = os.path.splitext(uri.lower())
     if suffix in CODECS:
         suffix = os.path.splitext(stem)[1]
-    if suffix not in _SUFFIXES:
-        raise ManifestError(
-            f"The manifest {uri} does not tell its format by its name; "
-            "set source.format to jsonl, csv, tsv or parquet, or rename it."
-        )
-    return _SUFFIXES[suffix]
+    return _SUFFIXES.get(suffix)
+
+
+def within(place: str, complain: Complain) -> Complain:
+    """The same, for one file of several: what is wrong is said with the file's name."""
+    return (lambda number, message: complain(number, f"in {place}: {message}")) if place else complain
 
 
 def read_blocks(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[Block]:
     """Blocks of at most BLOCK_ROWS raw rows. Bad lines go to `complain`, and are left out if it returns."""
     if kind == "parquet":
-        yield from _parquet_blocks(handle)
-        return
-    rows = _json_rows(handle, complain) if kind == "jsonl" else _delimited_rows(handle, kind, complain)
+        return _parquet_blocks(handle, complain)
+    return in_blocks(_json_rows(handle, complain) if kind == "jsonl" else _delimited_rows(handle, kind, complain))
+
+
+def in_blocks(rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Block]:
+    """Numbered rows as blocks of at most BLOCK_ROWS."""
     block = Block([], [])
     for number, row in rows:
         block.numbers.append(number)
@@ -76,7 +76,8 @@ def read_blocks(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[Bl
         yield block
 
 
-def _lines(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, str]]:
+def lines(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, str]]:
+    """Numbered lines of a text file in UTF-8, with their ends. Bad ones go to `complain`; one that is too long is the last."""
     number = 0
     while raw := handle.readline(MAX_LINE_BYTES):
         number += 1
@@ -92,7 +93,7 @@ def _lines(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, str]]:
 
 
 def _json_rows(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in _lines(handle, complain):
+    for number, line in lines(handle, complain):
         if line.isspace():
             continue
         try:
@@ -112,10 +113,10 @@ def _json_rows(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, dic
 def _delimited_rows(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[tuple[int, dict[str, Any]]]:
     # The library's own limit of 128 kB per field would refuse the reference of a long recording.
     csv.field_size_limit(MAX_LINE_BYTES)
-    lines = (line for _, line in _lines(handle, complain))
+    texts = (line for _, line in lines(handle, complain))
     # TSV as Common Voice writes it: a tab ends a field, a quote is a quote.
     form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if kind == "tsv" else {"strict": True}
-    reader = csv.reader(lines, **form)
+    reader = csv.reader(texts, **form)
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1  # of the row's first line: quoted fields may hold line breaks
@@ -145,8 +146,38 @@ def _checked_header(names: list[str], number: int, complain: Complain) -> list[s
     return names
 
 
-def _parquet_blocks(handle: IO[bytes]) -> Iterator[Block]:
+def _parquet_blocks(handle: IO[bytes], complain: Complain) -> Iterator[Block]:
+    file = pq.ParquetFile(pa.PythonFile(handle, "r"))
+    audio = _audio_columns(file.schema_arrow)
+    for name in audio:
+        if (row := _first_with_bytes(file.metadata, name)) is not None:
+            # Parquet is read by row groups: hundreds of recordings would be unpacked to hear one.
+            complain(row, f"the column {name!r} holds the audio itself, and only audio in files can be read")
+            return
+    columns = [f"{name}.path" if name in audio else name for name in file.schema_arrow.names]
     first = 1
-    for batch in pq.ParquetFile(pa.PythonFile(handle, "r")).iter_batches(batch_size=BLOCK_ROWS):
-        yield Block(list(range(first, first + batch.num_rows)), batch.to_pylist())
+    for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
+        rows = batch.to_pylist()
+        for name in audio:
+            for row in rows:
+                row[name] = (row[name] or {}).get("path")
+        yield Block(list(range(first, first + batch.num_rows)), rows)
         first += batch.num_rows
+
+
+def _audio_columns(schema: pa.Schema) -> list[str]:
+    """Columns as Hugging Face keeps audio in: a struct of `bytes` and `path`."""
+    structs = [field for field in schema if pa.types.is_struct(field.type)]
+    return [field.name for field in structs if {"bytes", "path"} <= {inner.name for inner in field.type}]
+
+
+def _first_with_bytes(metadata: pq.FileMetaData, name: str) -> int | None:
+    """The first row of the first row group that holds, or may hold, audio in `name`; None where all are only paths."""
+    row = 1
+    for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
+        for column in (group.column(index) for index in range(group.num_columns)):
+            counts = column.statistics if column.path_in_schema == f"{name}.bytes" else False
+            if counts is not False and (counts is None or counts.null_count != group.num_rows):
+                return row
+        row += group.num_rows
+    return None

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from pipeline.audio.uri_policy import resolve
 from pipeline.config import SourceConfig
 from pipeline.errors import AudioError, ManifestError
-from pipeline.source.formats import Complain, format_of, read_blocks
-from pipeline.source.opening import digest, folder_of, is_local, local_path, open_bytes
+from pipeline.source.dialects import Manifest, folder_of_rows, open_manifest
+from pipeline.source.formats import Complain, within
+from pipeline.source.opening import is_local, local_path
 from pipeline.source.rows import MANIFEST_SCHEMA, rows_table
 
 __all__ = [
@@ -78,7 +79,8 @@ def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
     Raises ManifestError, one sentence with the line and the next step, for the first row that cannot be used;
     ids that come twice are known at the end, before the iterator ends.
     """
-    noun = "row" if format_of(uri, config) == "parquet" else "line"
+    manifest = open_manifest(uri, config)
+    noun = manifest.noun
 
     def stop(line: int, message: str) -> None:
         raise ManifestError(
@@ -86,12 +88,12 @@ def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
         )
 
     hashes = [np.zeros(0, np.int64)]
-    for _, table in _tables(uri, config, stop):
+    for _, _, table in _tables(manifest, stop):
         hashes.append(_hashes(table["id"]))
         yield table
     if not sum(map(len, hashes)):
         raise ManifestError(f"The manifest {uri} has no rows; write one per recording (docs/manifest.md).")
-    _find_duplicates(uri, config, hashes, stop)
+    _find_duplicates(manifest, hashes, stop)
 
 
 def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda language, keywords: None) -> ManifestReport:
@@ -99,6 +101,7 @@ def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda languag
 
     `judge` says what the engine could not do for a row.
     """
+    manifest = open_manifest(uri, config)
     problems = _Notes()
     refused = _Notes()
     unserved = _Groups()
@@ -106,7 +109,7 @@ def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda languag
     audio_s = 0.0
     roots = manifest_roots(uri, config)
     hashes = [np.zeros(0, np.int64)]
-    for numbers, table in _tables(uri, config, problems.add):
+    for place, numbers, table in _tables(manifest, problems.add):
         hashes.append(_hashes(table["id"]))
         rows += table.num_rows
         audio_s += pc.sum(table["duration_s"]).as_py() or 0.0
@@ -117,10 +120,10 @@ def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda languag
                 unserved.add(number, objection)
         for number, recording_uri in zip(numbers, table["uri"].to_pylist(), strict=True):
             if recording_uri is not None and (reason := _refusal(recording_uri, config, roots)):
-                refused.add(number, reason)
+                within(place, refused.add)(number, reason)
     if not rows and not problems.count:
         problems.add(1, "there are no rows")
-    _find_duplicates(uri, config, hashes, problems.add)
+    _find_duplicates(manifest, hashes, problems.add)
     return ManifestReport(
         uri=uri,
         rows=rows,
@@ -137,13 +140,13 @@ def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda languag
 
 
 def manifest_digest(uri: str, config: SourceConfig) -> str:
-    """sha256 of the manifest's bytes, hex. Raises ManifestError."""
-    return digest(uri, config)
+    """sha256 of the manifest's bytes (of a listing: of its names), hex. Raises ManifestError."""
+    return open_manifest(uri, config).digest()
 
 
 def manifest_roots(uri: str, config: SourceConfig) -> tuple[str, ...]:
     """Where rows may point: `source.roots`, else the manifest's own folder. Absolute paths or scheme://bucket/prefix."""
-    return tuple(local_path(root) if is_local(root) else root for root in config.roots or [folder_of(uri)])
+    return tuple(local_path(root) if is_local(root) else root for root in config.roots or [folder_of_rows(uri, config)])
 
 
 class _Notes:
@@ -185,11 +188,11 @@ def _objections(table: pa.Table, judge: Judge) -> list[str | None]:
     return [said[wish] for wish in wishes]
 
 
-def _tables(uri: str, config: SourceConfig, complain: Complain) -> Iterator[tuple[list[int], pa.Table]]:
-    kind, folder = format_of(uri, config), folder_of(uri)
-    with open_bytes(uri, config) as handle:
-        for block in read_blocks(handle, kind, complain):
-            yield block.numbers, rows_table(block, folder, complain)
+def _tables(manifest: Manifest, complain: Complain) -> Iterator[tuple[str, list[int], pa.Table]]:
+    """File (of several), line numbers and rows, block by block."""
+    for block in manifest.read(complain):
+        table = rows_table(block, manifest.folder, within(block.place, complain), manifest.keys)
+        yield block.place, block.numbers, table
 
 
 def _hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -197,21 +200,21 @@ def _hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.fromiter((hash(id_) for id_ in ids.drop_null().to_pylist()), np.int64)
 
 
-def _find_duplicates(uri: str, config: SourceConfig, hashes: list[npt.NDArray[np.int64]], complain: Complain) -> None:
+def _find_duplicates(manifest: Manifest, hashes: list[npt.NDArray[np.int64]], complain: Complain) -> None:
     """Report every id that an earlier row has. Equal hashes are only a suspicion: the manifest is read again to see."""
     ordered = np.sort(np.concatenate(hashes))
     suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(suspects):
         return
-    first_line: dict[str, int] = {}
-    for numbers, table in _tables(uri, config, lambda line, message: None):
+    first: dict[str, str] = {}
+    for place, numbers, table in _tables(manifest, lambda line, message: None):
         for number, id_ in zip(numbers, table["id"].to_pylist(), strict=True):
             if id_ is None or not _holds(suspects, hash(id_)):
                 continue
-            if id_ in first_line:
-                complain(number, f"the id {id_!r} is that of line {first_line[id_]} too")
+            if id_ in first:
+                within(place, complain)(number, f"the id {id_!r} is that of {first[id_]} too")
             else:
-                first_line[id_] = number
+                first[id_] = f"{manifest.noun} {number}{f' in {place}' if place else ''}"
 
 
 def _holds(ordered: npt.NDArray[np.int64], value: int) -> bool:

@@ -22,10 +22,13 @@ from pipeline.errors import ManifestError, QuarryError
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 
 _BUFFER_BYTES = 2**20
+# Rows of one template shrink fifty times; a bomb a thousand times with gzip, and far more with zstd.
+_MAX_RATIO = 300
+_FREE_BYTES = 64 * 2**20
 # A first knock with little patience: a wrong endpoint is told in seconds, not after minutes of retries.
 _BRISK = {"connect_timeout": 3, "read_timeout": 3, "retries": {"total_max_attempts": 1}}
 _BRISK_TRIES = 2
-_PATIENT = {"connect_timeout": 5, "read_timeout": 30, "retries": {"mode": "standard", "total_max_attempts": 10}}
+_PATIENT = {"connect_timeout": 5, "read_timeout": 30, "retries": {"mode": "standard", "total_max_attempts": 15}}
 
 
 def is_local(uri: str) -> bool:
@@ -43,6 +46,38 @@ def folder_of(uri: str) -> str:
     return os.path.dirname(local_path(uri)) if is_local(uri) else uri.rpartition("/")[0]
 
 
+def as_folder(uri: str) -> str:
+    """A uri of a folder as rows are joined to it: an absolute path, or scheme://bucket/prefix."""
+    return local_path(uri) if is_local(uri) else uri.rstrip("/")
+
+
+def kind_of(uri: str, config: SourceConfig) -> str | None:
+    """file | directory | None: there is nothing. Raises ManifestError where nobody can tell."""
+    with reaching(uri, config) as (file_system, path):
+        try:
+            kind: str = file_system.info(path)["type"]
+        except FileNotFoundError:
+            return None
+    return kind
+
+
+@contextmanager
+def reaching(uri: str, config: SourceConfig) -> Iterator[tuple[Any, str]]:
+    """The file system of a uri and the path in it; what goes wrong in the block becomes a ManifestError."""
+    try:
+        file_system, path = _file_system(uri, config, _BRISK)
+        try:
+            file_system.info(path)
+        except OSError as error:
+            if type(error) is not OSError and not isinstance(error, FileNotFoundError):
+                raise
+        yield _file_system(uri, config, _PATIENT)
+    except QuarryError:
+        raise
+    except Exception as error:  # every fsspec back end raises its own library's types
+        raise ManifestError(_sentence(uri, error)) from error
+
+
 @contextmanager
 def open_bytes(uri: str, config: SourceConfig, *, decompress: bool = True) -> Iterator[IO[bytes]]:
     """The manifest's bytes, buffered; `.gz` and `.zst` unpacked unless told otherwise.
@@ -54,7 +89,7 @@ def open_bytes(uri: str, config: SourceConfig, *, decompress: bool = True) -> It
         _knock(uri, config)
         file_system, path = _file_system(uri, config, _PATIENT)
         with file_system.open(path, "rb") as raw:
-            unpacked = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec) if codec else raw
+            unpacked = _Unpacked(uri, raw, codec) if codec else raw
             yield io.BufferedReader(unpacked, _BUFFER_BYTES)
     except QuarryError:
         raise
@@ -69,6 +104,29 @@ def digest(uri: str, config: SourceConfig) -> str:
         while block := handle.read(_BUFFER_BYTES):
             state.update(block)
     return state.hexdigest()
+
+
+class _Unpacked(io.RawIOBase):
+    """A compressed file, unpacked; one that grows like a bomb is refused on the way."""
+
+    def __init__(self, uri: str, raw: Any, codec: str) -> None:
+        self._uri, self._raw = uri, raw
+        self._stream = pa.CompressedInputStream(pa.PythonFile(raw, "r"), codec)
+        self._bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._bytes += len(data)
+        if self._bytes > _FREE_BYTES and self._bytes > _MAX_RATIO * self._raw.tell():
+            raise ManifestError(
+                f"The manifest {self._uri} unpacks to more than {_MAX_RATIO} times its size, as no honest one does; "
+                "unpack it yourself and look into it."
+            )
+        return len(data)
 
 
 def _knock(uri: str, config: SourceConfig) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -33,7 +33,9 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 
-# Every name a field may have, over all formats; a row may use one of them.
+Keys = Mapping[str, tuple[str, ...]]  # column of MANIFEST_SCHEMA → the names that it may have in a row
+
+# Every name a field may have in a manifest without `source.columns`; a row may use one of them.
 KEYS: dict[str, tuple[str, ...]] = {
     "id": ("id",),
     "uri": ("uri", "path", "audio_filepath", "audio"),
@@ -47,20 +49,25 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 MAX_ID_CHARS = 1_000
 
-_KNOWN = frozenset(key for keys in KEYS.values() for key in keys)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUMBERED = re.compile(r"[0-9]+(?= @|$)")
 _MAX_CHANNELS = 1024
 _EMPTY = (None, "")
 
 
-def rows_table(block: Block, folder: str, complain: Complain) -> pa.Table:
+def named_by(columns: Mapping[str, str], keys: Keys = KEYS) -> dict[str, tuple[str, ...]]:
+    """The keys with `source.columns` applied: a field that is given its column there has no other name."""
+    chosen = {field: (columns[target],) for field, names in KEYS.items() for target in names if target in columns}
+    return {**keys, **chosen}
+
+
+def rows_table(block: Block, folder: str, complain: Complain, keys: Keys = KEYS) -> pa.Table:
     """A block as MANIFEST_SCHEMA: values checked, uris absolute, missing ids derived.
 
     A row that was complained about keeps its place, with nulls for what could not be used.
     """
     present: set[str] = set().union(*block.rows)
-    columns = {field: _column(block, present, field, complain) for field in KEYS}
+    columns = {field: _column(block, keys[field], present, field, complain) for field in KEYS}
     uris, ids = columns["uri"], columns["id"]
     places = zip(uris, columns["offset_s"], columns["duration_s"], columns["channel"], strict=True)
     for i, (uri, offset_s, duration_s, channel) in enumerate(places):
@@ -75,7 +82,7 @@ def rows_table(block: Block, folder: str, complain: Complain) -> pa.Table:
                 )
         uris[i] = absolute_uri(uri, folder)
     columns["offset_s"] = [offset_s or 0.0 for offset_s in columns["offset_s"]]
-    columns["extra"] = _extras(block, present, complain)
+    columns["extra"] = _extras(block, present.difference(*keys.values()), complain)
     return pa.table([pa.array(columns[field.name], field.type) for field in MANIFEST_SCHEMA], schema=MANIFEST_SCHEMA)
 
 
@@ -221,8 +228,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
 # Columns
 
 
-def _column(block: Block, present: AbstractSet[str], field: str, complain: Complain) -> list[Any]:
-    keys = [key for key in KEYS[field] if key in present]
+def _column(
+    block: Block, names: tuple[str, ...], present: AbstractSet[str], field: str, complain: Complain
+) -> list[Any]:
+    keys = [key for key in names if key in present]
     check = _CHECKS[field]
     values: list[Any] = [None] * len(block.rows)
     for i, row in enumerate(block.rows):
@@ -235,12 +244,12 @@ def _column(block: Block, present: AbstractSet[str], field: str, complain: Compl
             except ValueError as error:
                 complain(block.numbers[i], f"{given[0]} {error}")
         elif field == "uri":
-            complain(block.numbers[i], f"no audio is named: none of {', '.join(KEYS['uri'])} has a value")
+            complain(block.numbers[i], f"no audio is named: none of {', '.join(names)} has a value")
     return values
 
 
-def _extras(block: Block, present: AbstractSet[str], complain: Complain) -> list[list[tuple[str, str]]]:
-    keys = sorted(present - _KNOWN)
+def _extras(block: Block, names: AbstractSet[str], complain: Complain) -> list[list[tuple[str, str]]]:
+    keys = sorted(names)
     extras: list[list[tuple[str, str]]] = [[] for _ in block.rows]
     if not keys:
         return extras
