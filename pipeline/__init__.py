@@ -14,9 +14,10 @@ _PUBLIC = {
     "RunConfig": "pipeline.config",
     "load_config": "pipeline.config",
     "QuarryError": "pipeline.errors",
+    "read_run": "pipeline.reading",
 }
 
-__all__ = ["QuarryError", "Recording", "RunConfig", "Transcript", "load_config"]
+__all__ = ["QuarryError", "Recording", "RunConfig", "Transcript", "load_config", "read_run"]
 __version__ = "0.1.0"
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.errors import QuarryError, RunBrokenOffError
+from pipeline.export.options import add_export_options, export_options
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -30,6 +31,7 @@ _COMMANDS = {
     "status": "how far the run is",
     "verify": "check that every planned row is there, once",
     "report": "rows by status, WER, RTFx, what failed",
+    "export": "write the transcripts as SRT, VTT, TSV, JSON, CTM, RTTM, NeMo manifest, or pairs to train on",
     "second-pass": "ask a language model about finished transcripts: summary, question or correction",
 }
 _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `quarry run --explain` lists them all."
@@ -47,6 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         config = load_config(arguments.config, [*arguments.overrides, *_retry_settings(arguments)])
         name = "explain" if arguments.command == "run" and arguments.explain else arguments.command
+        if name == "export":
+            wanted = export_options(arguments)
+            with _stoppable():
+                return commands.export(config, wanted)
         command: Callable[[RunConfig, str], int] = getattr(commands, name.replace("-", "_"))
         with _stoppable():
             return command(config, _settings(arguments))
@@ -119,6 +125,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "retry":
             _add_retry_options(sub)
+        if name == "export":
+            add_export_options(sub)
     return parser
 
 

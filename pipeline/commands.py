@@ -20,6 +20,7 @@ from pipeline.report import plan_text, report_text
 from pipeline.runtime.progress import clock
 
 if TYPE_CHECKING:
+    from pipeline.export.options import ExportOptions
     from pipeline.run import Outcome
     from pipeline.source.manifest import Judge
     from pipeline.store.ledger import Ledger
@@ -183,6 +184,22 @@ def report(config: RunConfig, settings: str) -> int:
         raise RunError(f"The run {run_id(config)} is not finalized; `quarry status` shows how far it is.")
     print(report_text(snapshot, settings))
     return 0
+
+
+def export(config: RunConfig, wanted: ExportOptions) -> int:
+    """Write the transcripts of a finished run as files for other programs. 1: not one recording could be written."""
+    from pipeline.export.run import export as write
+
+    done = write(_existing(config).store, config.store, wanted)
+    new, same = done.outcomes.get("new", 0), done.outcomes.get("same", 0)
+    print(
+        f"{done.written:,} of {done.recordings:,} recordings of snapshot {done.snapshot} as {wanted.format} in {done.uri}"
+    )
+    print(f"{new:,} files are new, {same:,} stood there." if new else f"Nothing to do: all {same:,} files stood there.")
+    if done.left_out:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.left_out.items()))
+        print(f"Left out: {reasons}; _index-{wanted.format}-*.jsonl says which.")
+    return 0 if done.written else 1
 
 
 def _print_left(outcome: Outcome) -> None:

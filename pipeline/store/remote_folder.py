@@ -108,7 +108,7 @@ class RemoteFolder:
     def open_file(self, key: str) -> BinaryIO:
         """A file that fetches what is read, with retries of its own."""
         path, size_bytes = self._path(key), int(self._info(key)["size"])
-        reader = _RangeReader(
+        reader = RangeReader(
             lambda start, end: persist(lambda: self._fs.cat_file(path, start=start, end=end)), size_bytes
         )
         return io.BufferedReader(reader, READ_BUFFER_BYTES)
@@ -125,7 +125,7 @@ class RemoteFolder:
         return f"{self._root}/{key}" if key else self._root
 
 
-class _RangeReader(io.RawIOBase):
+class RangeReader(io.RawIOBase):
     """A seekable raw file over a function that fetches [start, end)."""
 
     def __init__(self, fetch: Callable[[int, int], bytes], size_bytes: int) -> None:
@@ -134,15 +134,19 @@ class _RangeReader(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
+        """Always."""
         return True
 
     def seekable(self) -> bool:
+        """Always."""
         return True
 
     def tell(self) -> int:
+        """The position in bytes."""
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move; nothing is fetched."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size_bytes}[whence]
         if base + offset < 0:
             raise ValueError(f"cannot seek to {base + offset}")
@@ -150,11 +154,13 @@ class _RangeReader(io.RawIOBase):
         return self._position
 
     def readall(self) -> bytes:
+        """All bytes from the position to the end, in one fetch."""
         # The inherited one fetches 8 KiB at a time.
         start, self._position = self._position, max(self._position, self._size_bytes)
         return self._fetch(start, self._size_bytes) if start < self._size_bytes else b""
 
     def readinto(self, buffer: Any) -> int:
+        """Fill the buffer, or less at the end."""
         end = min(self._position + len(buffer), self._size_bytes)
         if end <= self._position:
             return 0
