@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import RuntimeConfig
+from pipeline.config import RunConfig, RuntimeConfig
 from pipeline.errors import EngineDead, RunError
 from pipeline.records import DecodedShard, Receipt, Undone
 from pipeline.runtime.placement import place
@@ -36,6 +36,7 @@ _PUBLISH_CPUS = 0.02
 SHARDS_PER_PASS = 2_000
 _ROOM_TIMEOUT_S = {"local": 10.0}  # here it fits or never will; a cluster may have to grow first
 _CLUSTER_ROOM_TIMEOUT_S = 600.0
+_SHORTEST_PATIENCE_S = 1800.0  # machines that vanish come back in that time, or do not
 
 
 class DecodePool:
@@ -115,11 +116,21 @@ def engine_room(runtime: RuntimeConfig) -> Iterator[Any]:
         remove_placement_group(group)
 
 
+def patience_s(config: RunConfig) -> float:
+    """How long Ray may see no shard move before it gives the run up: as long as the watchdog lets an engine take for one call.
+
+    A large model on a CPU needs longer for a shard than the shard lasts; it would never get one done.
+    """
+    audio_s = config.plan.shard_s * config.batch.shards_per_call
+    return max(_SHORTEST_PATIENCE_S, config.batch.timeout_s + config.batch.timeout_per_audio_s * audio_s)
+
+
 def _receipts(todo: pa.Table, assignment: Assignment, room: Any) -> Iterator[Receipt | Undone]:
     import ray.data
-    from ray.data import ActorPoolStrategy
+    from ray.data import ActorPoolStrategy, DataContext
 
     runtime = assignment.config.runtime
+    DataContext.get_current().execution_no_progress_timeout_s = patience_s(assignment.config)
     placed = place(cluster_nodes(), runtime)
     stage: dict[str, Any] = {
         "fn_constructor_args": (assignment,),

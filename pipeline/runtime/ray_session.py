@@ -86,7 +86,6 @@ def _tune(runtime: RuntimeConfig) -> None:
     # a dropped block is a shard without a part.
     context.max_errored_blocks = -1
     context.max_consecutive_actor_init_deaths = 5  # machines vanish while a pool starts, too
-    context.execution_no_progress_timeout_s = 1800  # the longest a whole shard may take on a slow engine
     context.execution_options.preserve_order = False  # one slow shard must not hold back the others' commits
     # A shard of an hour is 115 MB of int16: one block, never split, never merged with a neighbour.
     context.target_max_block_size = 512 * 2**20
@@ -108,10 +107,11 @@ def cluster_nodes() -> list[dict[str, float]]:
 def ray_errors() -> Iterator[None]:
     """Turn what Ray raises into one sentence: our own RunError from inside a worker, or that Ray broke off."""
     import ray.exceptions
+    from ray.data.exceptions import ExecutionTimeoutError
 
     try:
         yield
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayError, ExecutionTimeoutError) as error:
         ours = _our_error(error)
         if ours is not None:
             raise ours from None
