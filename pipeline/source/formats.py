@@ -60,7 +60,7 @@ def read_blocks(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[Bl
     """Blocks of at most BLOCK_ROWS raw rows. Bad lines go to `complain`, and are left out if it returns."""
     if kind == "parquet":
         return _parquet_blocks(handle, complain)
-    return in_blocks(_json_rows(handle, complain) if kind == "jsonl" else _delimited_rows(handle, kind, complain))
+    return in_blocks(json_rows(handle, complain) if kind == "jsonl" else _delimited_rows(handle, kind, complain))
 
 
 def in_blocks(rows: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Block]:
@@ -92,7 +92,8 @@ def lines(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, str]]:
         yield number, line.removeprefix("\ufeff") if number == 1 else line
 
 
-def _json_rows(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_rows(handle: IO[bytes], complain: Complain) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbered objects of a JSON Lines file. Bad lines go to `complain`."""
     for number, line in lines(handle, complain):
         if line.isspace():
             continue
