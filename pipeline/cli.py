@@ -1,6 +1,7 @@
 """The `quarry` command. Parses, calls one function, prints, and turns errors into one sentence and an exit code.
 
-Exit codes: 0 all ok · 1 finished with failed rows · 2 could not run · 3 incomplete, the same command resumes.
+Exit codes: 0 all ok · 1 finished with failed rows · 2 cannot run until someone has mended what the message names ·
+3 incomplete, the same command resumes.
 """
 
 from __future__ import annotations

@@ -4,12 +4,15 @@
     ├── RunError             about the run: it stops, exit code 2; the message ends with the next step
     │   ├── ConfigError      unknown field, bad value, bad override
     │   ├── ManifestError    missing, unreadable or contradictory manifest
-    │   ├── StoreError       the object store refused, or is not there
+    │   ├── StoreError       the object store's content cannot be used
+    │   │   ├── StoreRefusedError   it is full, read-only or closed to us: someone has to mend that
+    │   │   └── StoreAwayError      it did not answer, however long it was asked
     │   ├── DriftError       the config, schema or input changed under a run that exists
     │   └── RunBrokenOffError  something under it failed on the way: exit code 3, the same command resumes
     └── ItemError            about one recording: it becomes a row with a stable `code`; the run goes on
         ├── AudioError       fetch and decode
         │   └── TransientError   the store's fault, not the recording's: its shard is left for the next run
+        │       └── RefusedError    it refuses everything, not this object: someone has to mend that
         ├── EngineError      recognition
         │   ├── EngineOutOfMemory   the runner halves the batch and tries again
         │   └── EngineDead          the backend is gone: the actor ends its process (ray#60145)
@@ -80,6 +83,14 @@ class StoreError(RunError):
     """The object store cannot be used."""
 
 
+class StoreRefusedError(StoreError):
+    """The store is full, read-only, or closed to us: asking again changes nothing until someone has mended it."""
+
+
+class StoreAwayError(StoreError):
+    """The store did not answer, or only with errors of its own, for as long as it was asked."""
+
+
 class DriftError(RunError):
     """A run exists under this name, made from other settings or other input."""
 
@@ -117,6 +128,10 @@ class AudioError(ItemError):
 
 class TransientError(AudioError):
     """The store did not give an object that may well be there; not a verdict on the recording."""
+
+
+class RefusedError(TransientError):
+    """The store refuses us, not one object: credentials that are wrong or have run out, rights that are gone."""
 
 
 class EngineError(ItemError):

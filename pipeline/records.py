@@ -355,8 +355,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """What comes back instead of a receipt when a shard could not be finished: it has no part, so a rerun tries it again."""
+    """What comes back instead of a receipt when a shard could not be finished: it has no part, so a rerun tries it again.
+
+    `refused`: a store is full, read-only or closed to us, and a rerun will fare no better until someone has mended that.
+    """
 
     shard_id: str
     stage: str
     message: str
+    refused: bool = False

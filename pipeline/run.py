@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -13,6 +14,7 @@ from importlib.metadata import version
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import RunBrokenOffError, StoreAwayError, StoreRefusedError
 from pipeline.prepare import Run, write_plan
 from pipeline.records import Receipt, Undone
 from pipeline.runtime.progress import ProgressLine
@@ -23,6 +25,8 @@ from pipeline.store.snapshot import Snapshot, finalize
 RUNTIMES = {"ray": "pipeline.runtime.ray_flow", "local": "pipeline.runtime.local_flow"}
 _REASONS_KEPT = 5
 _UNDONE_IN_A_ROW = 8
+_REFUSED_IN_A_ROW = 3  # one alone may be a machine without credentials among many
+_RESUME = "What is published stays; the same command resumes."
 _CAREFUL_PASSES = 8  # each tells apart what at least one and a half poisonous chunks of a shard do
 _VERSIONS_OF = ("quarry-asr", "ray", "pyarrow", "numpy", "av", "soxr", "faster-whisper", "ctranslate2", "onnxruntime")
 
@@ -51,11 +55,28 @@ def execute(run: Run, say: Callable[[str], None] = lambda line: None) -> Outcome
     outcome = work(write_plan(run), say)
     if outcome.left:
         return outcome
-    return replace(outcome, snapshot=finalize(run.ledger, run.config, run.identity))
+    with resumable():
+        return replace(outcome, snapshot=finalize(run.ledger, run.config, run.identity))
 
 
 def work(run: Run, say: Callable[[str], None]) -> Outcome:
     """Run what is not done of a run that has its plan; nothing is finalized. Raises RunError."""
+    with resumable():
+        return _work(run, say)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """A store that fails under a run that has its plan: what is published stays, so say that the same command resumes."""
+    try:
+        yield
+    except StoreRefusedError as error:
+        raise StoreRefusedError(f"{error} {_RESUME}") from error
+    except StoreAwayError as error:
+        raise RunBrokenOffError(f"{error} {_RESUME}") from error
+
+
+def _work(run: Run, say: Callable[[str], None]) -> Outcome:
     entries = run.ledger.entries()
     todo = run.ledger.todo(entries)
     reasons: tuple[Undone, ...] = ()
@@ -65,6 +86,8 @@ def work(run: Run, say: Callable[[str], None]) -> Outcome:
         say(f"{todo.num_rows} of {entries.num_rows} shards to do, {hours:.2f} h of audio.")
         reasons = _passes(run, entries, todo, say)
         todo = run.ledger.todo(entries)
+        if todo.num_rows and reasons and reasons[0].refused:
+            raise StoreRefusedError(f"{reasons[0].message} {todo.num_rows} of {entries.num_rows} shards are not done.")
     done_now = entries.num_rows - done_before - todo.num_rows
     return Outcome(run, done_before, done_now, todo.num_rows, None, reasons)
 
@@ -84,14 +107,14 @@ def _passes(run: Run, entries: pa.Table, todo: pa.Table, say: Callable[[str], No
     """A pass over the shards to do, and careful ones over those that came back without a word. Returns some that failed."""
     undone = _pass(run, todo)
     for _ in range(_CAREFUL_PASSES):
-        if len(undone) >= _UNDONE_IN_A_ROW:
+        if len(undone) >= _UNDONE_IN_A_ROW or any(shard.refused for shard in undone):
             break  # not the audio's doing
         lost = _without(run.ledger.todo(entries), undone)
         if not lost.num_rows:
             break
         say(f"{lost.num_rows} shards ended their workers; looking for the audio that does it.")
         undone += _pass(run, lost, careful=True)
-    return undone[:_REASONS_KEPT]
+    return tuple(sorted(undone, key=lambda shard: not shard.refused)[:_REASONS_KEPT])
 
 
 def _without(todo: pa.Table, undone: tuple[Undone, ...]) -> pa.Table:
@@ -106,15 +129,16 @@ def _pass(run: Run, todo: pa.Table, careful: bool = False) -> tuple[Undone, ...]
     line = ProgressLine(todo.num_rows, pc.sum(todo["audio_s"]).as_py())
     first_commit_s = 0.0
     reasons: list[Undone] = []
-    in_a_row = 0
+    in_a_row = refused_in_a_row = 0
     try:
         for receipt in receipts(run, todo, careful):
             first_commit_s = first_commit_s or line.elapsed_s
             line.add(receipt)
             in_a_row = in_a_row + 1 if isinstance(receipt, Undone) else 0
+            refused_in_a_row = refused_in_a_row + 1 if isinstance(receipt, Undone) and receipt.refused else 0
             if isinstance(receipt, Undone):
                 reasons.append(receipt)
-            if in_a_row == _UNDONE_IN_A_ROW:
+            if in_a_row == _UNDONE_IN_A_ROW or refused_in_a_row == _REFUSED_IN_A_ROW:
                 break  # a full disk, a store that is gone: the rest would be decoded for nothing
     finally:
         line.close()

@@ -2,14 +2,16 @@
 
 Faults, each with a number of requests it is still to hit (by method): "refuse" answers 503; "lose" lets the server do the work
 and answers 500; "reset" does the work and drops the connection; "truncate" cuts the body. `ignore_conditions` makes the
-server one that does not know If-None-Match. `rates` gives each fault a share of all requests instead, drawn with `random`.
+server one that does not know If-None-Match. `rates` gives each fault a share of all requests instead, drawn with `random`;
+of "truncate", a share of the GETs. `denied`, where set, says of a method and a path which code, if any, S3 would refuse it with.
+A server that is not there is a connection that breaks off.
 """
 
 from __future__ import annotations
 
 import http.client
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
@@ -25,6 +27,7 @@ class FlakyProxy:
         self.requests: Counter[str] = Counter()
         self.rates: dict[str, float] = {}
         self.random = Random(0)
+        self.denied: Callable[[str, str], str | None] = lambda method, path: None
         self.faults: Counter[str] = Counter()
         self.given: Counter[str] = Counter()  # paths whose content was sent whole, by GET
         self.sent_bytes = 0
@@ -41,7 +44,7 @@ class FlakyProxy:
             dice = self.random.random()
             for fault, share in self.rates.items():
                 dice -= share
-                if dice < 0:
+                if dice < 0 and (fault != "truncate" or method == "GET"):
                     self.faults[fault] += 1
                     return fault
         return ""
@@ -57,14 +60,25 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "refuse":
             self._answer(503, [], b"<Error><Code>SlowDown</Code><Message>Reduce your rate.</Message></Error>")
             return
+        if code := self.proxy.denied(self.command, urlsplit(self.path).path):
+            self.proxy.faults["denied"] += 1
+            status = 400 if code.startswith("Expired") else 403
+            self._answer(status, [], f"<Error><Code>{code}</Code><Message>No.</Message></Error>".encode())
+            return
         connection = http.client.HTTPConnection(self.proxy.target, timeout=60)
         headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
         if self.proxy.ignore_conditions:
             headers.pop("If-None-Match", None)
-        connection.request(self.command, self.path, body, headers)
-        response = connection.getresponse()
-        data = response.read()
-        connection.close()
+        try:
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException):
+            self.proxy.faults["away"] += 1
+            self.close_connection = True
+            return
+        finally:
+            connection.close()
         if fault == "reset":
             self.close_connection = True
         elif fault == "lose":

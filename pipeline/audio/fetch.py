@@ -1,6 +1,10 @@
 """Bytes of objects: local files by descriptor, small remote objects whole, large ones by ranges. Knows nothing of audio.
 
 Credentials stay on this side: the decoder gets a descriptor or asks for ranges, never a URL.
+
+A refusal is a verdict on a recording only while the store gives us others: a whole archive must not become failed rows because
+a token ran out. Codes such as ExpiredToken say it themselves. A plain "access denied" is held against an object of the same
+bucket that was read before; a worker that has read none asks for the manifest and for the recording's neighbours in the plan.
 """
 
 from __future__ import annotations
@@ -8,14 +12,16 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import fsspec
 
 from pipeline.audio.uri_policy import Location
 from pipeline.config import DecodeConfig, SourceConfig
-from pipeline.errors import AudioError, TransientError
+from pipeline.errors import AudioError, RefusedError, TransientError
+from pipeline.store.base import checked_range
+from pipeline.store.patience import names_credentials, persist, says_refused
 
 _CACHE_BYTES = 32 * 2**20
 _MAX_READ_BYTES = 4 * 2**20
@@ -90,8 +96,11 @@ class Blob:
 class Fetcher:
     """Opens objects; keeps the last remote one, so that windows of one recording share what was read."""
 
-    def __init__(self, decode: DecodeConfig, source: SourceConfig) -> None:
-        self._decode, self._source = decode, source
+    def __init__(
+        self, decode: DecodeConfig, source: SourceConfig, neighbours: Callable[[], Iterable[Location]] = tuple
+    ) -> None:
+        self._decode, self._source, self._neighbours = decode, source, neighbours
+        self._readable: dict[str, Location] = {}  # the object read last, by bucket
         self._filesystems: dict[str, Any] = {}
         self._last: tuple[Location, Blob] | None = None
         self.fetched_bytes = 0  # from remote stores, since the beginning
@@ -100,7 +109,7 @@ class Fetcher:
         """The object at `location`; valid until the next call.
 
         Raises AudioError: not_found, access_denied, uri_refused (not a regular file), empty_file, object_too_large,
-        input_changed (size or etag differ from `expect`), fetch_failed.
+        input_changed (size or etag differ from `expect`), fetch_failed. RefusedError: the store refuses more than this object.
         """
         if location.scheme == "file":
             self._forget()
@@ -108,7 +117,7 @@ class Fetcher:
             self._last = (location, blob)
             self._check(blob.size, blob.etag, expect)
             return blob
-        info = self._ask(lambda fs: fs.info(location.path), location.scheme)
+        info = self._ask(lambda fs: fs.info(location.path), location)
         if info.get("type") == "directory":
             raise AudioError("not_found", "The uri names a folder, not an object; correct the row.")
         size, etag = int(info.get("size") or 0), _etag(info)
@@ -130,44 +139,71 @@ class Fetcher:
 
     def _remote(self, location: Location, size: int, etag: str | None) -> Blob:
         def read_range(start: int, end: int) -> bytes:
-            data = bytes(self._ask(lambda fs: fs.cat_file(location.path, start=start, end=end), location.scheme))
+            data: bytes = self._ask(
+                lambda fs: checked_range(fs.cat_file(location.path, start=start, end=end), start, end), location
+            )
             self.fetched_bytes += len(data)
+            self._readable[_bucket(location)] = location
             return data
 
         if size > self._decode.whole_object_bytes:
             return Blob(size, etag, ranges=Ranges(read_range, size, self._decode.range_bytes))
-        data = read_range(0, size)
-        if len(data) != size:
-            raise TransientError("fetch_failed", f"The store sent {len(data)} of {size} bytes; run again.")
-        return Blob.copy(data, etag)
+        return Blob.copy(read_range(0, size), etag)
 
-    def _ask(self, question: Callable[[Any], Any], scheme: str) -> Any:
+    def _ask(self, question: Callable[[Any], Any], location: Location) -> Any:
         try:
-            return question(self._filesystem(scheme))
-        except FileNotFoundError:
-            raise AudioError("not_found", "There is no object at this uri; correct the row or upload it.") from None
-        except PermissionError:
-            raise AudioError("access_denied", "The store refused access; check the credentials it was given.") from None
+            return persist(lambda: question(self._filesystem(location.scheme)))
         except Exception as error:  # noqa: BLE001  every store client has its own tree of errors
-            reason = type(error).__name__
-            raise TransientError(
-                "fetch_failed", f"The store broke off ({reason}); run again or check the store."
-            ) from None
+            if says_refused(error):
+                raise self._judged(error, location) from None
+            raise _failed(error) from None
+
+    def _judged(self, error: Exception, location: Location) -> AudioError:
+        """What a refusal means."""
+        if not names_credentials(error):
+            # A HEAD is refused without a reason, and the store may have changed its mind: ask for a byte.
+            again = self._first_byte(location)
+            if again is None:
+                return TransientError(
+                    "fetch_failed", "The store refused an object that it gave a moment later; run again."
+                )
+            if not says_refused(again):
+                return _failed(again)
+            error = again
+        if names_credentials(error) or not self._gives_others(location):
+            return RefusedError(
+                "access_denied",
+                f"The store refuses {location.scheme}://{location.path} and all else that was asked for; check that "
+                "source.storage_options or the environment hold credentials that are valid and may read.",
+            )
+        return AudioError("access_denied", "The store refuses this object and gives others; check its permissions.")
+
+    def _gives_others(self, location: Location) -> bool:
+        """Whether the store gives us another object: of the same bucket, if one was read there, else any we know of."""
+        before = self._readable.get(_bucket(location))
+        if before is not None and before != location:
+            return self._first_byte(before) is None
+        others = (other for other in self._neighbours() if other.scheme == location.scheme and other != location)
+        return any(self._first_byte(other) is None for other in others)
+
+    def _first_byte(self, location: Location) -> Exception | None:
+        """None if the object can be read."""
+        try:
+            persist(lambda: self._filesystem(location.scheme).cat_file(location.path, start=0, end=1))
+        except Exception as error:  # noqa: BLE001  every store client has its own tree of errors
+            return error
+        return None
 
     def _filesystem(self, scheme: str) -> Any:
         if scheme not in self._filesystems:
             options = dict(self._source.storage_options)
             if scheme == "s3":
-                timeouts = {
-                    "connect_timeout": 5,
-                    "read_timeout": 30,
-                    "retries": {"mode": "standard", "max_attempts": 10},
-                }
-                options["config_kwargs"] = {**timeouts, **options.get("config_kwargs", {})}
+                client = {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 1}}
+                options["config_kwargs"] = {**client, **options.get("config_kwargs", {})}
             # Not shared: another user's listing cache could hide that an object has changed.
-            self._filesystems[scheme] = fsspec.filesystem(
-                scheme, skip_instance_cache=True, use_listings_cache=False, **options
-            )
+            filesystem = fsspec.filesystem(scheme, skip_instance_cache=True, use_listings_cache=False, **options)
+            filesystem.retries = 1  # s3fs's own loop; `persist` is the one that tries again
+            self._filesystems[scheme] = filesystem
         return self._filesystems[scheme]
 
     def _check(self, size: int, etag: str | None, expect: tuple[int | None, str | None]) -> None:
@@ -181,6 +217,18 @@ class Fetcher:
             raise AudioError(
                 "object_too_large", f"The object holds {size} bytes; raise decode.max_object_bytes to accept it."
             )
+
+
+def _failed(error: Exception) -> AudioError:
+    """What an error means that is no refusal."""
+    if isinstance(error, FileNotFoundError):
+        return AudioError("not_found", "There is no object at this uri; correct the row or upload it.")
+    reason = type(error).__name__
+    return TransientError("fetch_failed", f"The store broke off ({reason}); run again or check the store.")
+
+
+def _bucket(location: Location) -> str:
+    return f"{location.scheme}://{location.path.partition('/')[0]}"
 
 
 def _open_local(path: str) -> Blob:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
 from pipeline.audio.fetch import Blob, Fetcher
 from pipeline.audio.sandbox import Decoder, SampleBuffer
-from pipeline.audio.uri_policy import resolve
+from pipeline.audio.uri_policy import Location, resolve
 from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.errors import AudioError
 from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodeReport, Probe, Recording, Samples
@@ -20,15 +21,22 @@ class AudioReader:
     """Reads recordings through one decoder process. One per worker; not for several threads at once.
 
     `roots`: folders and buckets that rows may point into (`pipeline.source.manifest.manifest_roots`).
+    `neighbours`: uris of objects that ought to be readable, asked for where a store refuses one (`pipeline.audio.fetch`).
     The same call gives the same samples, bit for bit, in any process on the same kind of machine. Samples of [a, b) are those of
     the whole recording from a to b: exactly for PCM and FLAC at 16 kHz, within a rounding step where they are resampled, within
     the decoder's own tolerance for lossy codecs, and at the same place in time.
     """
 
-    def __init__(self, config: DecodeConfig, source: SourceConfig, roots: Sequence[str]) -> None:
+    def __init__(
+        self,
+        config: DecodeConfig,
+        source: SourceConfig,
+        roots: Sequence[str],
+        neighbours: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._config, self._schemes = config, tuple(source.schemes)
         self._roots = tuple(roots)
-        self._fetcher = Fetcher(config, source)
+        self._fetcher = Fetcher(config, source, lambda: self._allowed(neighbours()))
         self._decoder = Decoder(config.memory_bytes)
 
     def __enter__(self) -> AudioReader:
@@ -118,6 +126,11 @@ class AudioReader:
                 if last or error.code != "decoder_crashed":
                     raise
         raise AssertionError("unreachable")
+
+    def _allowed(self, uris: Iterable[str]) -> Iterable[Location]:
+        for uri in uris:
+            with suppress(AudioError):
+                yield resolve(uri, self._roots, self._schemes)
 
     def _open(self, recording: Recording, expect: tuple[int | None, str | None]) -> Blob:
         location = resolve(recording.uri, self._roots, self._schemes)

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from pipeline.engines.model_files import REVISION_DIGITS, ModelFiles, cache_folder, is_plain_name
 from pipeline.errors import ConfigError
-from pipeline.store.remote_folder import persist
+from pipeline.store.patience import persist
 
 T = TypeVar("T")
 

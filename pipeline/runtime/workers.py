@@ -16,7 +16,7 @@ from pipeline.audio.reader import AudioReader
 from pipeline.config import RunConfig
 from pipeline.engines.base import create_engine
 from pipeline.engines.runner import MemoryBudget
-from pipeline.errors import EngineDead, QuarryError
+from pipeline.errors import EngineDead, QuarryError, RefusedError, StoreRefusedError
 from pipeline.flow import decode, publish, transcribe
 from pipeline.records import DecodedShard, Receipt, RunIdentity, TranscribedShard, Undone
 from pipeline.runtime.crashes import CrashJournal, Turns, transcribe_carefully
@@ -24,6 +24,8 @@ from pipeline.store.ledger import ShardReader
 from pipeline.store.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
+
+_NEIGHBOURS = 16  # by chance: were half of an archive closed to us, one in 65,000 such samples would be closed whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Decoder:
         self._assignment = assignment
         config = assignment.config
         self._plan = ShardReader(ObjectStore(assignment.run_uri, config.store))
-        self._reader = AudioReader(config.decode, config.source, assignment.roots)
+        self._reader = AudioReader(config.decode, config.source, assignment.roots, self._neighbours)
 
     def decode(self, shard_id: str, plan_key: str, row_group: int) -> DecodedShard | Undone:
         """Fetch, decode and cut one shard."""
@@ -54,6 +56,10 @@ class Decoder:
             return decode(shard, self._reader, self._assignment.config, self._assignment.max_chunk_s)
         except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
             return undone(shard_id, "decode", error)
+
+    def _neighbours(self) -> list[str]:
+        """Objects that tell whether a store refuses one recording or everything."""
+        return [self._assignment.config.manifest, *self._plan.uris(_NEIGHBOURS)]
 
     def close(self) -> None:
         """End the decoder child."""
@@ -127,7 +133,8 @@ def undone(shard_id: str, stage: str, error: Exception) -> Undone:
     """Why a shard is not finished, in one line; the whole story goes to the worker's log."""
     logger.error("shard %s is not done", shard_id, exc_info=error)
     name = "" if isinstance(error, QuarryError) else f"{type(error).__name__}: "
-    return Undone(shard_id, stage, (name + " ".join(str(error).split()))[:500])
+    refused = isinstance(error, RefusedError | StoreRefusedError)
+    return Undone(shard_id, stage, (name + " ".join(str(error).split()))[:500], refused)
 
 
 class IdleClock:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -183,6 +184,11 @@ class ShardReader:
             table = self._files[plan_key].read_row_group(row_group)
             self._latest = (where, {shard.shard_id: shard for shard in shards_of(table)})
         return self._latest[1][shard_id]
+
+    def uris(self, count: int) -> list[str]:
+        """Some recordings that are planned near the latest shard, by chance."""
+        found = sorted({window.recording.uri for shard in self._latest[1].values() for window in shard.windows})
+        return random.sample(found, min(count, len(found)))
 
 
 def read_json(store: ObjectStore, key: str) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from uuid import uuid4
 import fsspec
 
 from pipeline.config import StoreConfig
-from pipeline.errors import StoreError
+from pipeline.errors import StoreAwayError, StoreError, StoreRefusedError
 from pipeline.store.base import Folder, ObjectInfo, StoreKeyMissing, is_key
 from pipeline.store.download import download
 from pipeline.store.local_folder import LocalFolder
-from pipeline.store.remote_folder import RemoteFolder, persist
+from pipeline.store.patience import ATTEMPTS, persist, says_full, says_read_only, says_refused
+from pipeline.store.remote_folder import RemoteFolder
 from pipeline.store.s3_folder import S3Folder, s3_options
 
 __all__ = ["ObjectInfo", "ObjectStore", "StoreKeyMissing"]
@@ -52,7 +53,7 @@ class ObjectStore:
         with store._one_sentence("opened"):
             folder = _connect(uri, config, OPEN_TIMEOUT_S)
             try:
-                persist(folder.check_reachable, OPEN_ATTEMPTS)
+                persist(folder.check_reachable, ATTEMPTS, OPEN_ATTEMPTS)
             except FileNotFoundError:
                 raise StoreError(f"There is no bucket for {store}; create it, or correct `output`.") from None
         return store
@@ -157,11 +158,21 @@ class ObjectStore:
             where = f"{self}/{key}" if key else str(self)
             if isinstance(error, FileNotFoundError) and done == "read":
                 raise StoreKeyMissing(f"There is no object {where}; `quarry verify` tells what is missing.") from error
-            if isinstance(error, PermissionError):
-                advice = f"check the credentials and rights ({self._section}.storage_options or the environment)."
-            else:
-                advice = f"check the uri, {self._section}.storage_options and the network, and run again."
-            raise StoreError(f"{where} could not be {done} ({_reason(error)}); {advice}") from error
+            what = f"{where} could not be {done} ({_reason(error)});"
+            if advice := self._what_to_mend(error):
+                raise StoreRefusedError(f"{what} {advice}") from error
+            advice = f"check the uri, {self._section}.storage_options and the network, and run again."
+            raise StoreAwayError(f"{what} {advice}") from error
+
+    def _what_to_mend(self, error: Exception) -> str | None:
+        """What someone has to do before the store serves us; None: it may by itself."""
+        if says_full(error):
+            return "make room there."
+        if says_read_only(error):
+            return "make it writable."
+        if says_refused(error):
+            return f"check the credentials and rights ({self._section}.storage_options or the environment)."
+        return None
 
     def __getstate__(self) -> tuple[str, StoreConfig, str]:
         return self.uri, self._config, self._section

@@ -1,31 +1,17 @@
-"""A folder of any fsspec file system as a store, and the one retry policy for all of them.
-
-fsspec's back ends share no base class of errors, so the question asked of an error is not "may it be tried again?" but "is it
-a final answer?". Everything else (5xx, 409, timeouts, resets, broken bodies) is tried again, with growing, jittered pauses.
-"""
+"""A folder of any fsspec file system as a store; every request persists as `patience` says."""
 
 from __future__ import annotations
 
 import io
-import random
-import time
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 from pipeline.store.base import ObjectInfo, checked_range, is_key
+from pipeline.store.patience import persist, says_taken
 
-T = TypeVar("T")
 Page = list[tuple[str, int, str | None]]  # path, size in bytes, etag
 
-ATTEMPTS = 10  # rides out 30 s without the store, and half of all requests refused: 0.5 ** 10 fail
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 16.0
 READ_BUFFER_BYTES = 256 * 2**10
-
-_FINAL_ERRORS = (
-    *(FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError),
-    *(TypeError, ValueError, NotImplementedError, ImportError),
-)
-_FINAL_STATUS = frozenset({401, 403, 404, 405, 411, 412, 413, 416, 501})
 
 
 class RemoteFolder:
@@ -92,7 +78,7 @@ class RemoteFolder:
             try:
                 self._fs.pipe_file(self._path(key), data, mode="create")
             except Exception as error:  # no common base class; all but one meaning goes on
-                if not _says_taken(error):
+                if not says_taken(error):
                     raise
                 return attempts > 1 and self.get(key) == data
             return True
@@ -168,39 +154,6 @@ class RangeReader(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def persist(operation: Callable[[], T], attempts: int = ATTEMPTS) -> T:
-    """Run an operation on the store until it gives a final answer, at most `attempts` times."""
-    for attempt in range(attempts - 1):
-        try:
-            return operation()
-        except Exception as error:  # no common base class, see the module's docstring
-            if _is_final(error):
-                raise
-            time.sleep(_pause_s(attempt))
-    return operation()
-
-
-def _pause_s(attempt: int) -> float:
-    """Exponential, between half and all of it: many workers must not come back at the same moment."""
-    return min(FIRST_PAUSE_S * 2.0**attempt, LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
-
-
-def _is_final(error: Exception) -> bool:
-    return isinstance(error, _FINAL_ERRORS) or _http_status(error) in _FINAL_STATUS
-
-
-def _says_taken(error: Exception) -> bool:
-    # s3fs knows a failed If-None-Match by an element that only some servers send; the status is what all of them send.
-    return isinstance(error, FileExistsError) or _http_status(error) == 412
-
-
-def _http_status(error: BaseException) -> int | None:
-    response = getattr(error.__cause__ or error, "response", None)
-    metadata = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    status: int | None = metadata.get("HTTPStatusCode") or getattr(response, "status_code", None)
-    return status
 
 
 def _etag(entry: dict[str, Any]) -> str | None:

@@ -1,6 +1,6 @@
 """S3 through s3fs: the client's settings, and listings in pages.
 
-The client tries once and leaves retries to `remote_folder.persist`: hidden retries would multiply with ours, and would turn the
+The client tries once and leaves retries to `patience.persist`: hidden retries would multiply with ours, and would turn the
 answer to our own unclear put into "taken" unseen.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.store.remote_folder import Page, RemoteFolder, persist
+from pipeline.store.patience import persist
+from pipeline.store.remote_folder import Page, RemoteFolder
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0

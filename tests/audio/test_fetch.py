@@ -20,6 +20,7 @@ from pipeline.audio.uri_policy import Location
 from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.errors import AudioError
 from pipeline.records import Recording
+from pipeline.store import patience
 
 MINUTES, WINDOW_S, SEAM_S = 32, 600.0, 8.0
 BUDGET = 1.5  # bytes fetched over the object's size, all windows and seams together
@@ -114,7 +115,15 @@ def test_a_small_object_comes_once_for_all_its_windows(s3_endpoint: S3Endpoint, 
         ("s3://{bucket}/empty.wav", {}, "empty_file"),
     ],
 )
-def test_the_store_says_no(s3_endpoint: S3Endpoint, bucket: str, uri: str, change: dict[str, str], code: str) -> None:
+def test_the_store_says_no(
+    s3_endpoint: S3Endpoint,
+    bucket: str,
+    uri: str,
+    change: dict[str, str],
+    code: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.01)
     filesystem = connect(s3_endpoint)
     filesystem.pipe_file(f"{bucket}/some.wav", b"RIFF")
     filesystem.pipe_file(f"{bucket}/folder/some.wav", b"RIFF")
@@ -122,7 +131,6 @@ def test_the_store_says_no(s3_endpoint: S3Endpoint, bucket: str, uri: str, chang
     options = {**s3_endpoint.storage_options(), **change}
     if "endpoint_url" in change:
         options["endpoint_url"] = f"http://127.0.0.1:{free_ports(1)[0]}"
-        options["config_kwargs"] = {"retries": {"max_attempts": 1}, "connect_timeout": 1}
     config = SourceConfig(storage_options=options)
     with AudioReader(DecodeConfig(), config, [f"s3://{bucket}"]) as reader, pytest.raises(AudioError) as caught:
         reader.read(Recording("x", uri.format(bucket=bucket)), 0, 1)

@@ -23,7 +23,7 @@ from servers import S3Endpoint, connect
 from pipeline.engines import model_files
 from pipeline.engines.model_files import ModelFiles, find_model
 from pipeline.errors import ConfigError
-from pipeline.store import objects, remote_folder
+from pipeline.store import objects, patience
 from pipeline.store.download import RANGE_BYTES
 
 WEIGHTS = np.random.default_rng(3).bytes(2 * RANGE_BYTES + 17)
@@ -60,8 +60,8 @@ def bucket(s3_endpoint: S3Endpoint) -> str:
 
 @pytest.fixture
 def proxy(s3_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyProxy]:
-    monkeypatch.setattr(remote_folder, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(remote_folder, "LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.001)
     with flaky_proxy(s3_endpoint.endpoint_url) as running:
         yield running
 

@@ -9,7 +9,7 @@ from flaky_proxy import FlakyProxy, flaky_proxy
 from servers import S3Endpoint
 from stores import ATOMIC, KINDS, make_store, s3_store
 
-from pipeline.store import remote_folder
+from pipeline.store import patience
 from pipeline.store.objects import ObjectStore
 
 
@@ -31,5 +31,5 @@ def proxy(moto_endpoint: S3Endpoint) -> Iterator[FlakyProxy]:
 
 @pytest.fixture
 def flaky(proxy: FlakyProxy, moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
-    monkeypatch.setattr(remote_folder, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.001)
     return s3_store(moto_endpoint, endpoint_url=proxy.url)

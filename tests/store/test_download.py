@@ -15,7 +15,7 @@ from servers import S3Endpoint, connect
 
 from pipeline.config import StoreConfig
 from pipeline.errors import StoreError
-from pipeline.store import remote_folder
+from pipeline.store import patience
 from pipeline.store.base import ObjectInfo
 from pipeline.store.download import RANGE_BYTES, RANGES_AT_ONCE, download
 from pipeline.store.objects import ObjectStore, StoreKeyMissing
@@ -36,8 +36,8 @@ def test_an_object_arrives_whole(store: ObjectStore, tmp_path: Path, size_bytes:
 
 
 def test_a_range_is_all_of_it_or_an_error(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_folder, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(remote_folder, "LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(patience, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.001)
     store.put_if_absent("a", b"0123456789")
     assert store.get_range("a", 0, 4) == b"0123"
     assert store.get_range("a", 7, 10) == b"789"
@@ -88,7 +88,7 @@ def test_broken_connections_are_mended(flaky: ObjectStore, proxy: FlakyProxy, tm
 def test_a_connection_that_never_mends_leaves_no_file(
     flaky: ObjectStore, proxy: FlakyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_folder, "LONGEST_PAUSE_S", 0.001)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.001)
     flaky.put_if_absent("a", DATA)
     info = only(flaky)
     proxy.pending["truncate", "GET"] = 1000

@@ -20,7 +20,7 @@ from stores import s3_store
 
 from pipeline.config import StoreConfig
 from pipeline.errors import StoreError
-from pipeline.store import objects, remote_folder
+from pipeline.store import objects, patience
 from pipeline.store.objects import ObjectStore
 
 _WRITER = """
@@ -127,11 +127,11 @@ def test_refused_and_cut_off_requests_are_tried_again(flaky: ObjectStore, proxy:
 def test_a_store_that_stays_broken_is_given_up(
     flaky: ObjectStore, proxy: FlakyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote_folder, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(patience, "LONGEST_PAUSE_S", 0.01)
     proxy.pending["refuse", "PUT"] = 1000
     with pytest.raises(StoreError, match="a could not be written"):
         flaky.put_if_absent("a", b"x")
-    assert proxy.requests["PUT"] == remote_folder.ATTEMPTS
+    assert proxy.requests["PUT"] == patience.ATTEMPTS
 
 
 def test_a_final_answer_is_not_asked_for_again(flaky: ObjectStore, proxy: FlakyProxy) -> None:
