@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from finished_run import IDENTITY, transcript
@@ -48,6 +51,13 @@ def chosen(*conditions: str) -> list[str]:
 )
 def test_rows_that_meet_the_conditions(conditions: list[str], ids: list[str]) -> None:
     assert chosen(*conditions) == ids
+
+
+def test_conditions_of_the_page_are_conditions() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text("utf-8")
+    found = [quoted or bare for quoted, bare in re.findall(r"--where (?:'([^']+)'|([^'\s`]+=\S+))", page)]
+    assert len(found) > 5
+    assert expression_of(found, TRANSCRIPTS) is not None
 
 
 def test_no_condition_is_none() -> None:
