@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.config import RunConfig
 
 _COMMANDS = {
+    "manifest": "write a manifest from a listing: every audio file below a folder or prefix, with its length",
     "validate": "check config, engine and every row of the manifest; writes nothing",
     "plan": "write the plan and print hours, shards and expected cost",
     "run": "do what the plan lacks, then finalize; the same command resumes",
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pipeline import commands
         from pipeline.config import load_config
 
-        config = load_config(arguments.config, [*arguments.overrides, *_retry_settings(arguments)])
+        config = load_config(arguments.config, [*arguments.overrides, *_option_settings(arguments)])
         name = "explain" if arguments.command == "run" and arguments.explain else arguments.command
         if name == "export":
             wanted = export_options(arguments)
@@ -119,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in _COMMANDS.items():
         sub = commands.add_parser(name, help=text, description=text, epilog=_EPILOG)
         sub.add_argument("--config", "-c", metavar="FILE", help="YAML file with settings (configs/ has examples)")
+        if name == "manifest":
+            sub.add_argument("prefix", metavar="PREFIX", help="folder, or scheme://bucket/prefix")
+            sub.add_argument(
+                "-o", "--out", metavar="FILE", default="-", help=".jsonl or .jsonl.gz; without it, printed"
+            )
         sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that override the file's")
         if name == "run":
             sub.add_argument(
@@ -140,8 +146,10 @@ def _add_retry_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="its model, as retry.engine.model")
 
 
-def _retry_settings(arguments: argparse.Namespace) -> list[str]:
-    """The options of `quarry retry` as overrides."""
+def _option_settings(arguments: argparse.Namespace) -> list[str]:
+    """The options of `quarry manifest` and `quarry retry` as overrides."""
+    if arguments.command == "manifest":
+        return [f"manifest={json.dumps(arguments.prefix)}", f"output={json.dumps(arguments.out)}"]
     if arguments.command != "retry":
         return []
     found = []

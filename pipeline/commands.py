@@ -54,6 +54,23 @@ def validate(config: RunConfig, settings: str) -> int:
     return 2 if report.problem_count or report.unserved_count else 0
 
 
+def manifest(config: RunConfig, settings: str) -> int:
+    """Write a manifest of what lies below a prefix. 1: some of it cannot be read, as its rows say."""
+    from pipeline.source.writing import write_manifest
+
+    def tell(done: int) -> None:
+        print(f"probed {done:,} files", file=sys.stderr)
+
+    written = write_manifest(config, tell)
+    print(f"{config.manifest}: {written.rows:,} recordings, {written.audio_s / 3600:.2f} h.", file=sys.stderr)
+    if written.failed:
+        codes = ", ".join(f"{code} {count:,}" for code, count in sorted(written.failed.items()))
+        print(f"not readable (rows with the key error): {codes}.", file=sys.stderr)
+    if written.unnameable:
+        print(f"left out: {written.unnameable:,} files whose names no manifest can hold; rename them.", file=sys.stderr)
+    return 1 if written.failed or written.unnameable else 0
+
+
 def plan(config: RunConfig, settings: str) -> int:
     """Write the plan."""
     run = prepare(config, _print_probe)

@@ -18,7 +18,7 @@ from pipeline.source.kaldi import files_of, kaldi_rows
 from pipeline.source.lhotse import is_lhotse, lhotse_rows, recordings_beside
 from pipeline.source.listing import list_audio
 from pipeline.source.opening import as_folder, digest, folder_of, kind_of, open_bytes
-from pipeline.source.rows import KEYS, Keys, named_by
+from pipeline.source.rows import KEYS, Columns, Keys, named_by
 from pipeline.source.sharded import expand
 
 # Names of splits as Hugging Face knows them.
@@ -161,7 +161,7 @@ def _listing(uri: str, config: SourceConfig) -> Manifest:
     return Manifest(uri, folder, "file", KEYS, read, digests)
 
 
-def _check_columns(uri: str, columns: Mapping[str, str], row: Mapping[str, object]) -> None:
+def _check_columns(uri: str, columns: Columns, row: Mapping[str, object]) -> None:
     for field, name in columns.items():
         if name not in row:
             there = ", ".join(row)

@@ -176,9 +176,9 @@ def _first_with_bytes(metadata: pq.FileMetaData, name: str) -> int | None:
     """The first row of the first row group that holds, or may hold, audio in `name`; None where all are only paths."""
     row = 1
     for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
-        for column in (group.column(index) for index in range(group.num_columns)):
-            counts = column.statistics if column.path_in_schema == f"{name}.bytes" else False
-            if counts is not False and (counts is None or counts.null_count != group.num_rows):
-                return row
+        columns = (group.column(index) for index in range(group.num_columns))
+        counts = [column.statistics for column in columns if column.path_in_schema == f"{name}.bytes"]
+        if any(count is None or count.null_count != group.num_rows for count in counts):
+            return row
         row += group.num_rows
     return None

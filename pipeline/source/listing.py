@@ -11,44 +11,10 @@ from pipeline.errors import ManifestError
 from pipeline.source.opening import is_local, kind_of, local_path, reaching
 
 # Containers that hold speech in archives; what lies beside them (texts, tables, pictures) is passed over.
-AUDIO_SUFFIXES = frozenset(
-    [
-        ".3gp",
-        ".aac",
-        ".ac3",
-        ".aif",
-        ".aifc",
-        ".aiff",
-        ".amr",
-        ".au",
-        ".avi",
-        ".caf",
-        ".flac",
-        ".m4a",
-        ".m4b",
-        ".mka",
-        ".mkv",
-        ".mov",
-        ".mp2",
-        ".mp3",
-        ".mp4",
-        ".mpeg",
-        ".mpg",
-        ".oga",
-        ".ogg",
-        ".ogv",
-        ".opus",
-        ".snd",
-        ".sph",
-        ".ts",
-        ".w64",
-        ".wav",
-        ".wave",
-        ".webm",
-        ".wma",
-        ".wmv",
-    ]
-)
+_LOSSLESS = {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".snd", ".sph", ".w64", ".wav", ".wave"}
+_LOSSY = {".aac", ".ac3", ".amr", ".m4a", ".m4b", ".mka", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".wma"}
+_VIDEO = {".3gp", ".avi", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+AUDIO_SUFFIXES = _LOSSLESS | _LOSSY | _VIDEO
 
 
 def list_audio(folder: str, config: SourceConfig) -> Iterator[str]:

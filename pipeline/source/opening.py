@@ -11,7 +11,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -79,7 +79,7 @@ def reaching(uri: str, config: SourceConfig) -> Iterator[tuple[Any, str]]:
 
 
 @contextmanager
-def open_bytes(uri: str, config: SourceConfig, *, decompress: bool = True) -> Iterator[IO[bytes]]:
+def open_bytes(uri: str, config: SourceConfig, *, decompress: bool = True) -> Iterator[io.BufferedReader]:
     """The manifest's bytes, buffered; `.gz` and `.zst` unpacked unless told otherwise.
 
     Raises ManifestError when it is not there, may not be read, or breaks off while the block reads.

@@ -6,10 +6,10 @@ Threads wait for headers side by side, each with a reader of its own; results la
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -59,11 +59,14 @@ def probe_missing(
     return rows
 
 
-def _probe_all(
-    asked: pa.Table, open_reader: Callable[[], Prober], workers: int, progress: Callable[[int, int], None]
-) -> pa.Table:
+def probe_each(
+    batches: Iterable[list[Recording]], open_reader: Callable[[], Prober], workers: int
+) -> Iterator[list[Probe | AudioError]]:
+    """For each batch of recordings what their headers say, in their order; what cannot be read gives its error.
+
+    A batch is asked when it is wanted: the corpus is never held.
+    """
     local, lock = threading.local(), threading.Lock()
-    done = 0
 
     with ExitStack() as readers:
 
@@ -72,26 +75,47 @@ def _probe_all(
             with lock:
                 readers.callback(local.reader.close)
 
-        def ask(row: dict[str, Any]) -> Probe | None:
-            nonlocal done
+        def ask(recording: Recording) -> Probe | AudioError:
             try:
                 reader: Prober = local.reader
-                return reader.probe(Recording(**row))
-            except AudioError:
-                return None
+                return reader.probe(recording)
+            except AudioError as error:
+                return error
+
+        with ThreadPoolExecutor(workers, thread_name_prefix="probe", initializer=open_one) as pool:
+            for batch in batches:
+                yield list(pool.map(ask, batch))
+
+
+def _probe_all(
+    asked: pa.Table, open_reader: Callable[[], Prober], workers: int, progress: Callable[[int, int], None]
+) -> pa.Table:
+    lock = threading.Lock()
+    done = 0
+
+    class Counted:
+        """A reader that tells of every header."""
+
+        def __init__(self) -> None:
+            self._reader = open_reader()
+            self.close = self._reader.close
+
+        def probe(self, recording: Recording) -> Probe:
+            nonlocal done
+            try:
+                return self._reader.probe(recording)
             finally:
                 with lock:
                     done += 1
                     progress(done, asked.num_rows)
 
-        answers = [pa.schema(PROBE_FIELDS).empty_table()]
-        with ThreadPoolExecutor(workers, thread_name_prefix="probe", initializer=open_one) as pool:
-            for batch in asked.to_batches(max_chunksize=_BLOCK):
-                answers.append(_answers_table(list(pool.map(ask, batch.to_pylist()))))
-    return pa.concat_tables(answers).combine_chunks()
+    batches = ([Recording(**row) for row in batch.to_pylist()] for batch in asked.to_batches(max_chunksize=_BLOCK))
+    answers = [_answers_table(found) for found in probe_each(batches, Counted, workers)]
+    return pa.concat_tables([pa.schema(PROBE_FIELDS).empty_table(), *answers]).combine_chunks()
 
 
-def _answers_table(probes: list[Probe | None]) -> pa.Table:
+def _answers_table(answers: list[Probe | AudioError]) -> pa.Table:
+    probes = [answer if isinstance(answer, Probe) else None for answer in answers]
     columns = [
         pa.array([probe.duration_s if probe else None for probe in probes], pa.float64()),
         pa.array([probe.size_bytes if probe else None for probe in probes], pa.int64()),

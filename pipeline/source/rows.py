@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.audio.uri_policy import without_secrets
+from pipeline.config import ManifestField
 from pipeline.source.formats import Block, Complain
 
 MANIFEST_SCHEMA = pa.schema(
@@ -33,6 +34,7 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 
+Columns = Mapping[ManifestField, str]  # as `source.columns` has them
 Keys = Mapping[str, tuple[str, ...]]  # column of MANIFEST_SCHEMA → the names that it may have in a row
 
 # Every name a field may have in a manifest without `source.columns`; a row may use one of them.
@@ -55,10 +57,10 @@ _MAX_CHANNELS = 1024
 _EMPTY = (None, "")
 
 
-def named_by(columns: Mapping[str, str], keys: Keys = KEYS) -> dict[str, tuple[str, ...]]:
+def named_by(columns: Columns, keys: Keys = KEYS) -> dict[str, tuple[str, ...]]:
     """The keys with `source.columns` applied: a field that is given its column there has no other name."""
-    chosen = {field: (columns[target],) for field, names in KEYS.items() for target in names if target in columns}
-    return {**keys, **chosen}
+    fields = {name: field for field, names in KEYS.items() for name in names}
+    return {**keys, **{fields[target]: (column,) for target, column in columns.items()}}
 
 
 def rows_table(block: Block, folder: str, complain: Complain, keys: Keys = KEYS) -> pa.Table:
