@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+from granite_checkpoints import write_granite
 from running import fake_settings, quarry, run_folder, table
+from whisper_checkpoints import write_whisper
 
 from pipeline.config import EngineConfig
 from pipeline.engines.base import ENGINES, EngineSpec
@@ -98,6 +100,31 @@ def test_a_run_says_row_by_row_what_could_not_be_served(tmp_path: Path) -> None:
     assert all(rows[name]["text"] for name in warnings)
 
 
+def test_validate_refuses_pairs_and_checkpoints_that_an_engine_cannot_have(tmp_path: Path) -> None:
+    """Nothing is loaded for it: the JSON files and the rows' languages tell."""
+    for name in ("granite", "whisper"):
+        (tmp_path / name).mkdir()
+    write_granite(tmp_path / "granite")
+    write_whisper(tmp_path / "whisper")
+    manifest = archive(tmp_path, [{"id": "german", "lang": "de"}])
+    places = [f"manifest={manifest}", f"output={tmp_path / 'out'}", "runtime.kind=local"]
+    granite = ["engine.name=granite", f"engine.model={tmp_path / 'granite'}", "engine.options.version='4.1'"]
+    to_french = [*granite, "engine.task=translate", "engine.options.target_language=fr"]
+    for wrong, said in (
+        ([*to_french, "engine.language=de"], "cannot translate 'de' into 'fr': one of the two has to be English"),
+        (to_french, "cannot translate 'de' (it knows en); no engine here can (one of the two"),
+        ([*to_french, "engine.options.target_language=ko"], "cannot translate into 'ko'"),
+        ([*granite, f"engine.model={tmp_path / 'whisper'}"], "whisper"),
+        ([*granite, "engine.name=granite-plus", "engine.options={}"], "granite_speech"),
+        (["engine.name=whisper-transformers", f"engine.model={tmp_path / 'granite'}"], "granite_speech"),
+    ):
+        done = quarry("validate", *places, *wrong)
+        assert done.returncode == 2, wrong
+        assert said in done.stdout + done.stderr, (wrong, done)
+    assert quarry("validate", *places, *granite).returncode == 0
+    assert not (tmp_path / "out").exists()
+
+
 class Interpreter(Fake):
     """Says that it translates."""
 
@@ -110,7 +137,8 @@ def test_a_row_that_could_not_be_translated_names_an_engine_that_translates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ENGINES, "interpreter", f"{__name__}:Interpreter")
-    asked = {"engine.name": "interpreter", "engine.task": "translate", "chunk.vad": "none", **ENGLISH}
+    asked = {"engine.name": "interpreter", "engine.task": "translate", "chunk.vad": "none"}
+    asked["engine.options"] = "{languages: [en, de]}"
     settings = fake_settings(archive(tmp_path, [{"id": "french", "lang": "fr"}]), tmp_path / "out", **asked)
     assert quarry("run", *settings).returncode == 1
     (row,) = table(tmp_path / "out").to_pylist()

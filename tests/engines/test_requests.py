@@ -66,6 +66,17 @@ def test_what_can_be_done_is_not_objected_to() -> None:
     assert shortfall(Wish("translate", "xx", keywords=True), able) is None
 
 
+def test_nobody_is_proposed_for_a_pair_without_english() -> None:
+    """Granite with another target than English knows English alone; whisper writes nothing else than English."""
+    into_french = replace(ENGLISH, tasks=frozenset({"transcribe", "translate"}))
+    told = shortfall(Wish("translate", "de"), into_french)
+    assert (
+        told
+        == f"{CANNOT} translate 'de' (it knows en); no engine here can (one of the two languages has to be English)"
+    )
+    assert shortfall(Wish("translate", "en"), into_french) is None
+
+
 def test_an_engine_is_proposed_only_if_it_does_all_that_is_asked() -> None:
     assert (shortfall(Wish("transcribe", "fr", keywords=True), ENGLISH) or "").endswith(
         f"multilingual model or {GRANITE} or {PLUS} can"
