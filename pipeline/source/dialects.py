@@ -93,7 +93,7 @@ def _blocks(uri: str, kind: str, config: SourceConfig, complain: Complain) -> It
             yield from in_blocks(lhotse_rows(uri, handle, config, complain))
             return
         for block in read_blocks(handle, kind, complain):
-            if kind in _TABULAR:
+            if kind in _TABULAR and block.rows:
                 _check_columns(uri, config.columns, block.rows[0])
             yield block
 

@@ -155,7 +155,7 @@ def _parquet_blocks(handle: IO[bytes], complain: Complain) -> Iterator[Block]:
             # Parquet is read by row groups: hundreds of recordings would be unpacked to hear one.
             complain(row, f"the column {name!r} holds the audio itself, and only audio in files can be read")
             return
-    columns = [f"{name}.path" if name in audio else name for name in file.schema_arrow.names]
+    columns = [f"{name}.path" if name in audio else name for name in file.schema_arrow.names] if audio else None
     first = 1
     for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
         rows = batch.to_pylist()
