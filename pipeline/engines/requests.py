@@ -96,7 +96,12 @@ def shortfall(wish: Wish, spec: EngineSpec) -> str | None:
     if not lacking:
         return None
     # What is translated from English alone is translated into another language, as no offer is.
-    if wish.task == "translate" and "translate" in spec.tasks and spec.languages == {"en"} and wish.language != "en":
+    if (
+        wish.task == "translate"
+        and "translate" in spec.tasks
+        and spec.languages == frozenset({"en"})
+        and wish.language != "en"
+    ):
         who = "no engine here can (one of the two languages has to be English)"
         return f"{spec.name} with the model {spec.model} cannot {' or '.join(lacking)}; {who}"
     able: dict[str, str] = {}
