@@ -25,6 +25,7 @@ from corpus import SPEECH
 
 from pipeline.audio import decode
 from pipeline.audio.reader import AudioReader
+from pipeline.audio.wire import Request
 from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.records import Recording
 
@@ -137,7 +138,7 @@ def by_libsndfile(path: Path) -> float | None:
 def overhead(reader: AudioReader, codec: str, path: Path) -> str:
     """One row: CPU milliseconds of a clip through the sandbox (both processes) and in this process, turn by turn."""
     recording = Recording("x", str(path))
-    request = {"op": "read", "start": 0, "end": CLIP_S * 16_000, "limit": 2**40, "channel": None}
+    request = Request(end=CLIP_S * 16_000, limit=2**40)
 
     def sandboxed() -> float:
         return sum(reader.read(recording, 0, CLIP_S).report.decode_s for _ in range(CLIPS))

@@ -98,6 +98,12 @@ class DecodeConfig(Section):
     max_audio_s: float = speed_field(86_400.0, "longest recording accepted (24 h); guards against lying headers", gt=0)
     max_object_bytes: int = speed_field(16 * 2**30, "largest object accepted", gt=0)
     memory_bytes: int = speed_field(2 * 2**30, "address space of the decoder process", ge=512 * 2**20)
+    recycle_after_objects: int = speed_field(
+        100_000, "a new decoder process after so many objects: codecs leak; a start costs what a hundred clips do", ge=1
+    )
+    recycle_above_bytes: int = speed_field(
+        512 * 2**20, "a new one when this much is resident between objects; 50 MiB is usual", ge=128 * 2**20
+    )
     timeout_s: float = speed_field(
         60.0, "wall time the decoder may take, plus timeout_per_audio_s per second of audio", gt=0
     )

@@ -16,6 +16,7 @@ from pipeline.audio import length, mp3, pcm, promise
 from pipeline.audio.container import Media, Source, open_media
 from pipeline.audio.resample import Mixer, Resampler
 from pipeline.audio.timeline import Block, Timeline
+from pipeline.audio.wire import Request
 from pipeline.errors import AudioError
 from pipeline.records import SAMPLE_RATE_HZ, Samples
 
@@ -46,11 +47,11 @@ class Stretch:
     channel: int | None
 
 
-def answer(request: dict[str, Any], source: Source, output: Output) -> dict[str, Any]:
-    """Do what `request` says and return the report. Raises AudioError."""
-    if request["op"] == "probe":
+def answer(request: Request, source: Source, output: Output) -> dict[str, Any]:
+    """Do what is asked and return the report. Raises AudioError."""
+    if request.probe:
         return length.measure(source)
-    stretch = Stretch(request["start"], request["end"], request["limit"], request["channel"])
+    stretch = Stretch(request.start, request.end, request.limit, request.channel)
     try:
         media = open_media(source)
     except AudioError as error:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
+import mmap
 import os
 import resource
 import signal
@@ -21,21 +23,40 @@ from pipeline.errors import AudioError
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 _PR_SET_PDEATHSIG = 1
-_PCM_MESSAGE_BYTES = 2**20
+_CPU_SLACK_S = 60.0
+_WORN_OUT = 70  # exit code, seen in no message but a second decoder_crashed
+_OUT_OF_MEMORY = "The decoder ran out of memory on this object; raise decode.memory_bytes to accept it."
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the socket with descriptor `arguments[0]` under `arguments[1]` bytes of address space, until its other end closes."""
+    """Serve a socket until its other end closes.
+
+    `arguments`: the descriptors of the socket and of the area for samples, and the bytes of address space to live in.
+    """
     sock = socket.socket(fileno=int(arguments[0]))
-    _give_up_rights(memory_bytes=int(arguments[1]))
+    output = Output(sock, wire.map_area(int(arguments[1]), writable=True))
+    _give_up_rights(memory_bytes=int(arguments[2]))
     decode = import_module("pipeline.audio.decode")  # only now: the libraries load under the limits
+    allowed_s = 0.0
+    fresh = True
 
     while True:
         try:
             request, source = _next_request(sock)
+            begun_s = time.process_time()
+            if begun_s + request.cpu_s > allowed_s:
+                allowed_s = _limit_cpu(begun_s + request.cpu_s)
             with source:
-                kind, outcome = _outcome(decode, request, source, Output(sock))
-            wire.send(sock, kind, json.dumps(outcome).encode())
+                output.begin()
+                kind, payload = _outcome(decode, request, source, output, begun_s)
+            wire.send(sock, kind, payload)
+            fresh = False
+        except MemoryError:
+            if not fresh:
+                os._exit(
+                    _WORN_OUT
+                )  # what is left of earlier objects may have taken the room; the reader tries a new process
+            wire.send(sock, *_failed("decode_error", _OUT_OF_MEMORY))
         except (wire.WireError, OSError):
             return  # the reader is gone
 
@@ -54,62 +75,83 @@ class Source:
             os.close(self._fd)
 
     def pread(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; empty at the end."""
+        """Up to `length` bytes from `offset`, fewer only at the end."""
         if self._fd is not None:
             return os.pread(self._fd, length, offset)
-        length = min(length, self.size - offset, wire.MAX_MESSAGE_BYTES)
-        if length <= 0:
-            return b""
+        end = min(offset + length, self.size)
+        pieces = [
+            self._ask(at, min(wire.MAX_PAYLOAD_BYTES, end - at)) for at in range(offset, end, wire.MAX_PAYLOAD_BYTES)
+        ]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _ask(self, offset: int, length: int) -> bytes:
         wire.send(self._sock, wire.RANGE, wire.RANGE_FORMAT.pack(offset, length))
-        kind, got = wire.receive_header(self._sock)
+        kind, payload = wire.receive(self._sock)
         if kind != wire.BYTES:
             raise wire.WireError("an answer out of turn")
-        return wire.receive_exactly(self._sock, got)
+        return payload
 
 
 class Output:
-    """Where samples go: the socket, in messages of bounded size."""
+    """Where samples go: into the area, which the reader empties when it is full and at the end."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    def __init__(self, sock: socket.socket, area: mmap.mmap) -> None:
+        self._sock, self._area = sock, area
+        self.filled_bytes = 0
+
+    def begin(self) -> None:
+        """Nothing is there yet."""
+        self.filled_bytes = 0
 
     def write(self, pcm: memoryview) -> None:
-        """Send int16 samples (as bytes)."""
-        for at in range(0, len(pcm), _PCM_MESSAGE_BYTES):
-            wire.send(self._sock, wire.PCM, pcm[at : at + _PCM_MESSAGE_BYTES])
+        """Take int16 samples, as bytes."""
+        at = 0
+        while at < len(pcm):
+            if self.filled_bytes == wire.AREA_BYTES:
+                self._hand_over()
+            count = min(len(pcm) - at, wire.AREA_BYTES - self.filled_bytes)
+            self._area[self.filled_bytes : self.filled_bytes + count] = pcm[at : at + count]
+            self.filled_bytes += count
+            at += count
 
     def restart(self) -> None:
-        """What was sent so far does not count."""
+        """What was written so far does not count."""
+        self.filled_bytes = 0
         wire.send(self._sock, wire.RESTART)
 
+    def _hand_over(self) -> None:
+        wire.send(self._sock, wire.PCM, wire.FILLED_FORMAT.pack(self.filled_bytes))
+        kind, _ = wire.receive(self._sock)
+        if kind != wire.TAKEN:
+            raise wire.WireError("an answer out of turn")
+        self.filled_bytes = 0
 
-def _next_request(sock: socket.socket) -> tuple[dict[str, Any], Source]:
-    kind, length, fd = wire.receive_header_with_fd(sock)
-    request = json.loads(wire.receive_exactly(sock, length))
+
+def _next_request(sock: socket.socket) -> tuple[wire.Request, Source]:
+    kind, payload, fd = wire.receive_with_fd(sock)
     if kind != wire.REQUEST:
         raise wire.WireError("an unknown request")
-    _limit_cpu(request["cpu_s"])
-    return request, Source(sock, request["size"], fd)
+    request = wire.Request.unpack(payload)
+    return request, Source(sock, request.size, fd)
 
 
-def _outcome(decode: Any, request: dict[str, Any], source: Source, output: Output) -> tuple[bytes, dict[str, Any]]:
-    """The report of a request, or what stood against it."""
-    begun = time.process_time()
+def _outcome(decode: Any, request: wire.Request, source: Source, output: Output, begun_s: float) -> tuple[bytes, bytes]:
+    """The message that answers a request: its report, or what stood against it."""
     try:
         report = decode.answer(request, source, output)
     except AudioError as error:
-        return wire.FAILED, {"code": error.code, "message": error.message}
-    except MemoryError:
-        return _failed("The decoder ran out of memory on this object; raise decode.memory_bytes to accept it.")
-    except wire.WireError:
+        return _failed(error.code, error.message)
+    except (MemoryError, wire.WireError):
         raise
     except Exception as error:  # noqa: BLE001  the boundary: whatever a strange file provokes becomes a failure of that file
-        return _failed(f"The decoder stumbled over this object ({type(error).__name__}); check it with another player.")
-    return wire.DONE, {**report, "decode_s": time.process_time() - begun}
+        name = type(error).__name__
+        return _failed("decode_error", f"The decoder stumbled over this object ({name}); check it with another player.")
+    told = json.dumps({**report, "decode_s": time.process_time() - begun_s}).encode()
+    return wire.DONE, wire.FILLED_FORMAT.pack(output.filled_bytes) + told
 
 
-def _failed(message: str) -> tuple[bytes, dict[str, Any]]:
-    return wire.FAILED, {"code": "decode_error", "message": message}
+def _failed(code: str, message: str) -> tuple[bytes, bytes]:
+    return wire.FAILED, json.dumps({"code": code, "message": message[:500]}).encode()
 
 
 def _give_up_rights(memory_bytes: int) -> None:
@@ -124,11 +166,14 @@ def _give_up_rights(memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 
 
-def _limit_cpu(seconds: float) -> None:
-    """Allow this many more processor seconds: the deadline's twin, for a reader that is gone."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    soft = int(usage.ru_utime + usage.ru_stime + seconds) + 5
-    resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
+def _limit_cpu(until_s: float) -> float:
+    """Allow the process to compute until its clock shows `until_s`: the deadline's twin, for a reader that is gone.
+
+    Returns until when it may in fact: a little more, so that not every object costs a call.
+    """
+    allowed_s = until_s + _CPU_SLACK_S
+    resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(allowed_s), resource.RLIM_INFINITY))
+    return allowed_s
 
 
 if __name__ == "__main__":

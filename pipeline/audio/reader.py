@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.audio.fetch import Blob, Fetcher
 from pipeline.audio.sandbox import Decoder, SampleBuffer
 from pipeline.audio.uri_policy import Location, resolve
+from pipeline.audio.wire import Request
 from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.errors import AudioError
 from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodeReport, Probe, Recording, Samples
@@ -37,7 +38,7 @@ class AudioReader:
         self._config, self._schemes = config, tuple(source.schemes)
         self._roots = tuple(roots)
         self._fetcher = Fetcher(config, source, lambda: self._allowed(neighbours()))
-        self._decoder = Decoder(config.memory_bytes)
+        self._decoder = Decoder(config.memory_bytes, config.recycle_after_objects, config.recycle_above_bytes)
 
     def __enter__(self) -> AudioReader:
         return self
@@ -60,7 +61,7 @@ class AudioReader:
     def probe(self, recording: Recording) -> Probe:
         """How long the recording is (from its offset on) and what it is made of. Raises AudioError."""
         blob = self._open(recording, (None, None))
-        found = self._decoder.call({"op": "probe"}, blob, SampleBuffer(0, 0), self._deadline_s(_most_s(blob)))
+        _, found = self._decode(Request(probe=True), blob, 0, self._deadline_s(_most_s(blob)))
         duration_s = found["duration_s"]
         if duration_s > self._config.max_audio_s:
             raise AudioError(
@@ -103,7 +104,7 @@ class AudioReader:
             raise AudioError(
                 "audio_too_long", "The stretch is longer than decode.max_audio_s; cut it or raise the limit."
             )
-        request = {"op": "read", "start": start, "end": end, "limit": limit, "channel": recording.channel}
+        request = Request(start=start, end=end, limit=limit, channel=recording.channel)
         # Up to the end, not just the stretch: some containers can only be read from their start.
         audio_s = _most_s(blob) if end is None else end / SAMPLE_RATE_HZ
         samples, found = self._decode(request, blob, planned, self._deadline_s(audio_s))
@@ -114,11 +115,14 @@ class AudioReader:
         return DecodedAudio(samples, start_s, _report(found, samples, self._fetcher.fetched_bytes - fetched_before))
 
     def _decode(
-        self, request: dict[str, Any], blob: Blob, planned: int | None, deadline_s: float
+        self, request: Request, blob: Blob, planned: int | None, deadline_s: float
     ) -> tuple[Samples, dict[str, Any]]:
-        """Decode, and once more where the process died: the machine may have killed it, and then the object is fine."""
+        """Decode, and once more where the process died: the machine may have killed it, or it was worn out.
+
+        The new one tells whose doing it was.
+        """
         for last in (False, True):
-            buffer = SampleBuffer(request["limit"], planned)
+            buffer = SampleBuffer(request.limit if planned is None else planned, planned)
             try:
                 report = self._decoder.call(request, blob, buffer, deadline_s)
                 return buffer.samples(), report

@@ -1,19 +1,25 @@
 """The decoder process, seen from the reader: started clean, given bytes, watched, killed. Knows nothing of codecs.
 
 The child has no credentials, no network (where the kernel lets it go), limits on memory, processor time, files and core dumps,
-and a deadline. It can send samples and JSON; nothing it sends is executed or unpickled.
+and a deadline. It is taken for taken over: samples, and reports of known fields in known bounds, are all that it can bring in;
+nothing it sends is executed or unpickled. It is replaced when it has served long or grown large: codecs leak, and memory
+falls to pieces, over days.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -23,10 +29,11 @@ from pipeline.audio.fetch import Blob
 from pipeline.errors import AudioCode, AudioError
 from pipeline.records import Samples
 
-# A clip's samples fit, so the child goes on while the reader still takes them in.
-_SOCKET_BUFFER_BYTES = 2**20
-
+_NO_AREA: Samples = np.zeros(0, np.int16)
 _GROWTH_SAMPLES = 16_000 * 60
+_MOST_TOLD_BYTES = 8 * 2**10
+_MEASURED_EVERY = 64  # objects: to look at its memory costs as much as a small message
+_COUNT_BYTES = wire.FILLED_FORMAT.size
 
 
 class SampleBuffer:
@@ -37,17 +44,17 @@ class SampleBuffer:
         self._data = np.empty(_GROWTH_SAMPLES if expected is None else min(expected, limit), np.int16)
         self._filled = 0
 
-    def receive(self, sock: socket.socket, n_bytes: int) -> None:
-        """Append `n_bytes` from the socket. Raises AudioError audio_too_long past the limit."""
-        count = n_bytes // 2
-        if self._filled + count > self._limit or n_bytes % 2:
+    def take(self, samples: Samples) -> None:
+        """Append a copy of some samples. Raises AudioError audio_too_long past the limit."""
+        end = self._filled + len(samples)
+        if end > self._limit:
             raise AudioError("audio_too_long", "The decoder sent more audio than was asked for; the object is refused.")
-        if self._filled + count > len(self._data):
-            grown = np.empty(min(max(2 * len(self._data), self._filled + count), self._limit), np.int16)
+        if end > len(self._data):
+            grown = np.empty(min(max(2 * len(self._data), end), self._limit), np.int16)
             grown[: self._filled] = self._data[: self._filled]
             self._data = grown
-        wire.receive_into(sock, self._data[self._filled : self._filled + count].view(np.uint8).data)
-        self._filled += count
+        self._data[self._filled : end] = samples
+        self._filled = end
 
     def clear(self) -> None:
         """Forget everything."""
@@ -62,23 +69,26 @@ class SampleBuffer:
 class Decoder:
     """One persistent decoder process; started at the first call, and again after a crash or a deadline."""
 
-    def __init__(self, memory_bytes: int) -> None:
+    def __init__(self, memory_bytes: int, recycle_after_objects: int, recycle_above_bytes: int) -> None:
         self._memory_bytes = memory_bytes
+        self._recycle_after_objects, self._recycle_above_bytes = recycle_after_objects, recycle_above_bytes
+        self._served = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._area = _NO_AREA
 
     @property
     def pid(self) -> int | None:
         """The process now running, if any."""
         return self._process.pid if self._process else None
 
-    def call(self, request: Mapping[str, Any], blob: Blob, buffer: SampleBuffer, deadline_s: float) -> dict[str, Any]:
+    def call(self, request: wire.Request, blob: Blob, buffer: SampleBuffer, deadline_s: float) -> dict[str, Any]:
         """Have `request` answered from `blob`; samples go to `buffer`. Returns the child's report.
 
         `deadline_s`: wall seconds, not counting what the store takes to answer. Raises AudioError: the child's own, or
         decode_timeout, decoder_crashed, audio_too_long, fetch_failed.
         """
-        sock = self._submit({**request, "size": blob.size, "cpu_s": deadline_s}, blob)
+        sock = self._submit(replace(request, size=blob.size, cpu_s=deadline_s), blob)
         deadline = time.monotonic() + deadline_s
         try:
             outcome = self._converse(sock, blob, buffer, deadline)
@@ -87,13 +97,16 @@ class Decoder:
             raise AudioError(
                 "decode_timeout", f"The decoder took longer than {deadline_s:.0f} s and was ended."
             ) from None
-        except (wire.WireError, OSError):
+        except (wire.WireError, struct.error, OSError):
             raise AudioError(
                 "decoder_crashed", f"The decoder process died ({self._bury()}) while reading this object."
             ) from None
         except BaseException:
             self.close()  # half a conversation is left in the socket
             raise
+        self._served += 1
+        if self._is_worn():
+            self.close()
         if isinstance(outcome, AudioError):
             raise outcome
         return outcome
@@ -102,14 +115,26 @@ class Decoder:
         """End the process and everything it started."""
         self._bury()
 
-    def _submit(self, request: Mapping[str, Any], blob: Blob) -> socket.socket:
-        payload = json.dumps(request).encode()
+    def _is_worn(self) -> bool:
+        """Whether the process has served long enough or grown too large."""
+        if self._served >= self._recycle_after_objects:
+            return True
+        return self._served % _MEASURED_EVERY == 0 and self._resident_bytes() > self._recycle_above_bytes
+
+    def _resident_bytes(self) -> int:
+        try:
+            with open(f"/proc/{self.pid}/statm") as file:
+                return int(file.read().split()[1]) * mmap.PAGESIZE
+        except OSError:
+            return 0  # it is gone: the next request starts another
+
+    def _submit(self, request: wire.Request, blob: Blob) -> socket.socket:
+        payload = request.pack()
         for fresh in (False, True):
             if fresh or self._socket is None:
                 self._start()
             assert self._socket is not None
             try:
-                self._socket.settimeout(None)
                 wire.send(self._socket, wire.REQUEST, payload, fd=blob.fd)
                 return self._socket
             except OSError:
@@ -120,42 +145,53 @@ class Decoder:
         self, sock: socket.socket, blob: Blob, buffer: SampleBuffer, deadline: float
     ) -> dict[str, Any] | AudioError:
         while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
                 raise TimeoutError
-            sock.settimeout(left)
-            kind, length = wire.receive_header(sock)
-            if kind == wire.PCM:
-                buffer.receive(sock, length)
+            sock.settimeout(left_s)
+            kind, payload = wire.receive(sock, _MOST_TOLD_BYTES)
+            if kind == wire.DONE:
+                buffer.take(self._samples(payload[:_COUNT_BYTES]))
+                return _told(payload[_COUNT_BYTES:])
+            elif kind == wire.PCM:
+                buffer.take(self._samples(payload))
+                wire.send(sock, wire.TAKEN)
             elif kind == wire.RANGE:
-                deadline += self._answer(sock, blob, wire.receive_exactly(sock, length))
+                deadline += self._answer(sock, blob, payload)
             elif kind == wire.RESTART:
                 buffer.clear()
-            elif kind == wire.DONE:
-                return dict(json.loads(wire.receive_exactly(sock, length)))
             elif kind == wire.FAILED:
-                return _reported(json.loads(wire.receive_exactly(sock, length)))
+                return _reported(_told(payload))
             else:
                 raise wire.WireError("an unknown message")
+
+    def _samples(self, payload: bytes) -> Samples:
+        """What the child says it has put into the area."""
+        (count,) = wire.FILLED_FORMAT.unpack(payload)
+        if count > wire.AREA_BYTES or count % 2:
+            raise wire.WireError("more samples than there is room for")
+        return self._area[: count // 2]
 
     def _answer(self, sock: socket.socket, blob: Blob, payload: bytes) -> float:
         """Send the range that was asked for; the seconds that took."""
         begun = time.monotonic()
         offset, length = wire.RANGE_FORMAT.unpack(payload)
-        if blob.ranges is None or length > wire.MAX_MESSAGE_BYTES:
+        if blob.ranges is None or length > wire.MAX_PAYLOAD_BYTES:
             raise wire.WireError("a range that cannot be")
         wire.send(sock, wire.BYTES, blob.ranges.read(offset, length))
         return time.monotonic() - begun
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER_BYTES)
+        ours, theirs = wire.socket_pair()
+        # A new one each time: whatever the last child has left behind cannot write into it.
+        area = wire.create_area()
         command = [
             sys.executable,
             "-P",
             "-m",
             "pipeline.audio.decoder_child",
             str(theirs.fileno()),
+            str(area),
             str(self._memory_bytes),
         ]
         with theirs:
@@ -164,18 +200,21 @@ class Decoder:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(),),
+                pass_fds=(theirs.fileno(), area),
                 env=_clean_environment(),
                 cwd="/",
                 start_new_session=True,
             )
         self._socket = ours
+        self._served = 0
+        self._area = np.frombuffer(wire.map_area(area, writable=False), np.int16)
 
     def _bury(self) -> str:
         """Kill the process group and wait for it; how the process ended."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._area = _NO_AREA
         if self._process is None:
             return "never started"
         # A child that was dying anyway keeps its own reason.
@@ -203,6 +242,37 @@ def _clean_environment() -> dict[str, str]:
     }
 
 
+_WORDS = ("decoder", "container", "codec", "code", "message")
+_COUNTS = ("source_rate_hz", "source_channels", "rate_hz", "channels")
+_SECONDS = ("decode_s", "missing_s", "duration_s", "header_s")
+
+
+def _told(payload: bytes) -> dict[str, Any]:
+    """The json object of a message, if it is one that a decoder sends. Raises WireError."""
+    try:
+        told = json.loads(payload)
+    except (ValueError, RecursionError):
+        raise wire.WireError("words that are none") from None
+    if not isinstance(told, dict) or not all(_is_likely(name, value) for name, value in told.items()):
+        raise wire.WireError("a report that cannot be")
+    return told
+
+
+def _is_likely(name: str, value: Any) -> bool:
+    """Whether a field of a report is known and its value of a kind that tables can hold."""
+    if name in _WORDS:
+        return isinstance(value, str) and value.isprintable()
+    if name in _COUNTS:
+        return isinstance(value, int) and 0 <= value < 2**31
+    if name in _SECONDS:
+        return (value is None and name == "header_s") or (isinstance(value, int | float) and math.isfinite(value))
+    return (
+        name == "warnings"
+        and isinstance(value, list)
+        and all(isinstance(one, str) and one.isprintable() for one in value)
+    )
+
+
 def _reported(failure: Mapping[str, Any]) -> AudioError:
-    code: AudioCode = failure["code"] if failure["code"] in get_args(AudioCode) else "decode_error"
-    return AudioError(code, str(failure["message"])[:500])
+    code: AudioCode = failure["code"] if failure.get("code") in get_args(AudioCode) else "decode_error"
+    return AudioError(code, str(failure.get("message", "The decoder gave no reason; decode the object again."))[:500])

@@ -1,71 +1,110 @@
-"""The messages between a reader and its decoder process: a kind, a length, bytes. Knows nothing of audio.
+"""The messages between a reader and its decoder process, one datagram each, and the memory that samples go through.
 
-parent ─► child   REQUEST (json, with or without a file descriptor), BYTES (the answer to a RANGE)
-child ─► parent   RANGE (offset, length), PCM (int16 samples), RESTART (forget the samples), DONE / FAILED (json)
+parent ─► child   REQUEST (with or without a file descriptor), TAKEN (the area may be filled again), BYTES (the answer to a RANGE)
+child ─► parent   RANGE (offset, length), PCM (bytes in the area), RESTART (forget the samples),
+                  DONE (bytes in the area, then a report as json), FAILED (json)
+
+Samples do not travel in messages: the child writes them into an area that both have mapped, which saves two copies through the
+kernel and a message for each block. The parent cannot write there, and nobody can make it smaller under the parent's eyes.
+Knows nothing of audio.
 """
 
 from __future__ import annotations
 
+import fcntl
+import mmap
+import os
 import socket
 import struct
+from dataclasses import dataclass
 
-REQUEST, BYTES = b"J", b"B"
+REQUEST, TAKEN, BYTES = b"J", b"T", b"B"
 RANGE, PCM, RESTART, DONE, FAILED = b"R", b"P", b"X", b"D", b"E"
 
-MAX_MESSAGE_BYTES = 32 * 2**20
+AREA_BYTES = 2**20  # 33 s: a clip is one message, and its samples stay in the processor's cache
+MAX_PAYLOAD_BYTES = 64 * 2**10  # a datagram has to fit into the kernel's default buffers
 RANGE_FORMAT = struct.Struct("<QQ")
-_HEADER = struct.Struct("<cI")
+FILLED_FORMAT = struct.Struct("<I")
+_REQUEST_FORMAT = struct.Struct("<?qqqqqd")
+_NONE = -1
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class WireError(Exception):
     """The other side is gone or talks nonsense."""
 
 
-def send(sock: socket.socket, kind: bytes, payload: bytes | memoryview = b"", fd: int | None = None) -> None:
-    """Send one message; `fd` travels with its header."""
-    header = _HEADER.pack(kind, len(payload))
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the child is asked for: the length, or the samples [start, end) at 16 kHz; `end` None: to the last one.
+
+    `limit`: the most samples that are taken; `channel` None: the mix; `size`: bytes of the object; `cpu_s`: processor seconds it
+    may take.
+    """
+
+    probe: bool = False
+    start: int = 0
+    end: int | None = None
+    limit: int = 0
+    channel: int | None = None
+    size: int = 0
+    cpu_s: float = 0.0
+
+    def pack(self) -> bytes:
+        """The payload of a REQUEST."""
+        end = _NONE if self.end is None else self.end
+        channel = _NONE if self.channel is None else self.channel
+        return _REQUEST_FORMAT.pack(self.probe, self.start, end, self.limit, channel, self.size, self.cpu_s)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Request:
+        """The request of a payload."""
+        probe, start, end, limit, channel, size, cpu_s = _REQUEST_FORMAT.unpack(payload)
+        return cls(
+            probe, start, None if end == _NONE else end, limit, None if channel == _NONE else channel, size, cpu_s
+        )
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends that keep messages apart: what is sent in one piece arrives in one piece, or not at all."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def create_area() -> int:
+    """A descriptor of new memory for samples, its size sealed: who maps it can rely on it."""
+    fd = os.memfd_create("samples", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(fd, AREA_BYTES)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd
+
+
+def map_area(fd: int, writable: bool) -> mmap.mmap:
+    """The area as memory; closes the descriptor."""
+    try:
+        return mmap.mmap(fd, AREA_BYTES, mmap.MAP_SHARED, mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
+    finally:
+        os.close(fd)
+
+
+def send(sock: socket.socket, kind: bytes, payload: bytes = b"", fd: int | None = None) -> None:
+    """Send one message; `fd` travels with it."""
     if fd is None:
-        sock.sendall(header)
+        sock.send(kind + payload)
     else:
-        socket.send_fds(sock, [header], [fd])
-    if len(payload):
-        sock.sendall(payload)
+        socket.send_fds(sock, [kind + payload], [fd])
 
 
-def receive_header(sock: socket.socket) -> tuple[bytes, int]:
-    """The kind and length of the next message. Raises WireError: end of stream, or a length beyond reason."""
-    return _unpack(receive_exactly(sock, _HEADER.size))
-
-
-def receive_header_with_fd(sock: socket.socket) -> tuple[bytes, int, int | None]:
-    """Like receive_header, with the descriptor that came along, if one did."""
-    first, fds, _, _ = socket.recv_fds(sock, _HEADER.size, 1)
-    if not first:
+def receive(sock: socket.socket, room_bytes: int = MAX_PAYLOAD_BYTES) -> tuple[bytes, bytes]:
+    """The kind and payload of the next message; a longer one is cut off. Raises WireError at the end of the stream."""
+    message = sock.recv(1 + room_bytes)
+    if not message:
         raise WireError("end of stream")
-    rest = receive_exactly(sock, _HEADER.size - len(first))
-    kind, length = _unpack(first + rest)
-    return kind, length, fds[0] if fds else None
+    return message[:1], message[1:]
 
 
-def receive_exactly(sock: socket.socket, length: int) -> bytes:
-    """The next `length` bytes. Raises WireError at the end of the stream."""
-    buffer = bytearray(length)
-    receive_into(sock, memoryview(buffer))
-    return bytes(buffer)
-
-
-def receive_into(sock: socket.socket, view: memoryview) -> None:
-    """Fill `view` (bytes). Raises WireError at the end of the stream."""
-    filled = 0
-    while filled < len(view):
-        got = sock.recv_into(view[filled:])
-        if not got:
-            raise WireError("end of stream")
-        filled += got
-
-
-def _unpack(header: bytes) -> tuple[bytes, int]:
-    kind, length = _HEADER.unpack(header)
-    if length > MAX_MESSAGE_BYTES:
-        raise WireError(f"a message of {length} bytes")
-    return kind, length
+def receive_with_fd(sock: socket.socket) -> tuple[bytes, bytes, int | None]:
+    """Like receive, with the descriptor that came along, if one did."""
+    message, fds, _, _ = socket.recv_fds(sock, 1 + _REQUEST_FORMAT.size, 1)
+    if not message:
+        raise WireError("end of stream")
+    return message[:1], message[1:], fds[0] if fds else None

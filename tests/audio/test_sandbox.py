@@ -19,7 +19,9 @@ import pytest
 import soundfile
 from made_audio import encode, signal
 
+from pipeline.audio import wire
 from pipeline.audio.reader import AudioReader
+from pipeline.audio.sandbox import SampleBuffer
 from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.errors import AudioError
 from pipeline.records import Recording
@@ -162,7 +164,9 @@ def test_the_child_knows_no_secrets_and_has_no_rights(
         assert child.pid == os.getsid(child.pid) != os.getsid(0)
         assert child.cwd() == "/"
         held = {os.readlink(f"/proc/{child.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{child.pid}/fd")}
-        assert all(name.startswith(("/dev/null", "socket:", "pipe:", "anon_inode:")) for name in held), held
+        assert all(
+            name.startswith(("/dev/null", "/memfd:samples", "socket:", "pipe:", "anon_inode:")) for name in held
+        ), held
 
 
 def test_it_starts_fast_and_imports_little(recording: Recording, tmp_path: Path) -> None:
@@ -229,6 +233,92 @@ def test_media_that_name_others_reach_nobody(tmp_path: Path) -> None:
             victim.accept()
 
 
+def test_a_worn_decoder_is_replaced_and_loses_nothing(recording: Recording, tmp_path: Path) -> None:
+    """After so many objects, or above so much resident memory; the samples stay the same (F5)."""
+    with AudioReader(DecodeConfig(recycle_after_objects=3), SourceConfig(), [str(tmp_path)]) as reader:
+        first, pids = reader.read(recording, 0, 5.0).samples, set()
+        for _ in range(8):
+            np.testing.assert_array_equal(reader.read(recording, 0, 5.0).samples, first)
+            pids.add(reader.decoder_pid)
+        assert len(pids - {None}) == 3, "three objects each; None: the next one is not started before it is needed"
+        assert all(not psutil.pid_exists(pid) for pid in pids - {None, reader.decoder_pid})
+
+
+def test_a_decoder_that_grew_is_replaced(recording: Recording, tmp_path: Path) -> None:
+    """What a child holds is measured from outside: a real process with real memory, looked at every 64 objects."""
+    config = DecodeConfig(recycle_above_bytes=128 * 2**20)
+    with AudioReader(config, SourceConfig(), [str(tmp_path)]) as reader:
+        for _ in range(64):
+            reader.read(recording, 0, 0.1)
+        pid = reader.decoder_pid
+        assert pid is not None, "it is small and stays"
+        resident = psutil.Process(pid).memory_info().rss
+        reader._decoder._recycle_above_bytes = resident - 2**20  # as if it had grown: below what it holds
+        for _ in range(64):
+            assert len(reader.read(recording, 0, 0.1).samples) == 1600
+        assert not psutil.pid_exists(pid)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"?",
+        wire.DONE,
+        wire.DONE + wire.FILLED_FORMAT.pack(wire.AREA_BYTES + 2) + b"{}",
+        wire.DONE + wire.FILLED_FORMAT.pack(3) + b"{}",
+        wire.DONE + bytes(4) + b"[" * 8_000,
+        wire.DONE + bytes(4) + b'["decoder"]',
+        wire.DONE + bytes(4) + b'{"decoder": 7}',
+        wire.DONE + bytes(4) + b'{"codec": "\\ud800"}',
+        wire.DONE + bytes(4) + b'{"source_rate_hz": 99999999999999}',
+        wire.DONE + bytes(4) + b'{"missing_s": NaN}',
+        wire.DONE + bytes(4) + b'{"__class__": "os"}',
+        wire.PCM + b"1",
+        wire.RANGE + wire.RANGE_FORMAT.pack(0, 2**40),
+        wire.FAILED + b'{"code": ["fetch_failed"]}',
+        wire.FAILED + b"\xff",
+        wire.BYTES + b"turned round",
+    ],
+)
+def test_a_decoder_that_was_taken_over_confuses_nobody(recording: Recording, tmp_path: Path, said: bytes) -> None:
+    """Whatever it says costs the object alone."""
+    with AudioReader(DecodeConfig(), SourceConfig(), [str(tmp_path)]) as reader:
+        reader.read(recording, 0, 0.1)
+        decoder = reader._decoder
+        assert decoder._socket is not None
+        decoder._socket.close()
+        decoder._socket, theirs = wire.socket_pair()
+        with theirs:
+            theirs.send(said)
+            blob = reader._open(recording, (None, None))
+            with pytest.raises(AudioError) as caught:
+                decoder.call(wire.Request(end=16_000, limit=16_000), blob, SampleBuffer(16_000, 16_000), 5.0)
+        assert caught.value.code == "decoder_crashed"
+        assert len(reader.read(recording, 0, 1.0).samples) == 16_000
+
+
+def test_more_audio_than_was_asked_for_is_refused(recording: Recording, tmp_path: Path) -> None:
+    """A decoder that was taken over cannot fill the reader's memory with ten seconds' leave."""
+    with AudioReader(DecodeConfig(), SourceConfig(), [str(tmp_path)]) as reader:
+        reader.read(recording, 0, 0.1)
+        blob = reader._open(recording, (None, None))
+        with pytest.raises(AudioError, match="more audio than was asked for"):
+            reader._decoder.call(wire.Request(end=32_000, limit=32_000), blob, SampleBuffer(16_000, 16_000), 5.0)
+        assert reader.decoder_pid is None
+
+
+def test_the_memory_for_samples_keeps_its_size() -> None:
+    """A mapping that shrinks would kill the reader, one that grows would fill the machine."""
+    fd = wire.create_area()
+    for size in (0, 2 * wire.AREA_BYTES):
+        with pytest.raises(PermissionError):
+            os.ftruncate(fd, size)
+    area = wire.map_area(fd, writable=False)
+    with pytest.raises(TypeError):
+        area[0] = 1
+
+
 def test_a_bomb_is_cut(tmp_path: Path) -> None:
     """Hours of silence in few bytes, behind a header that says nothing of them (F9)."""
     buffer = io.BytesIO()
@@ -255,6 +345,43 @@ def test_a_bomb_is_cut(tmp_path: Path) -> None:
             reader.read(Recording("x", str(path)), 0, None)
         assert caught.value.code == "audio_too_long"
         assert len(reader.read(Recording("x", str(path)), 3000.0, 3001.0).samples) == 16_000
+
+
+@pytest.mark.slow  # half a minute to make
+def test_a_hundred_hours_are_stopped_at_the_cap_in_little_memory(tmp_path: Path) -> None:
+    """A hundred hours of nothing in tens of MB, with and without a header that admits it (F9)."""
+    path = tmp_path / "bomb.flac"
+    with soundfile.SoundFile(path, "w", 48_000, 2, format="FLAC", subtype="PCM_16") as file:
+        minute = np.zeros((48_000 * 60, 2), np.int16)
+        for _ in range(100 * 60):
+            file.write(minute)
+    assert 10_000_000 < path.stat().st_size < 100_000_000
+    hours = 2
+    config = DecodeConfig(max_audio_s=hours * 3600)
+    with AudioReader(config, SourceConfig(), [str(tmp_path)]) as reader:
+        recording = Recording("x", str(path))
+        with pytest.raises(AudioError, match="360000 s") as caught:
+            reader.probe(recording)
+        assert caught.value.code == "audio_too_long"
+        with path.open("r+b") as raw:
+            raw.seek(21)
+            nibble = raw.read(1)[0] & 0xF0  # STREAMINFO: 36 bits of samples; 0: unknown
+            raw.seek(21)
+            raw.write(bytes([nibble, 0, 0, 0, 0]))
+        reader.read(recording, 0, 1.0)
+        child = psutil.Process(reader.decoder_pid)
+        before, own = child.memory_info().rss, psutil.Process().memory_info().rss
+        begun_s = sum(child.cpu_times()[:2])
+        with pytest.raises(AudioError) as caught:
+            reader.read(recording, 0, None)
+        assert caught.value.code == "audio_too_long"
+        spent_s = sum(child.cpu_times()[:2]) - begun_s
+        grown, ours = child.memory_info().rss - before, psutil.Process().memory_info().rss - own
+        print(
+            f"100 h in {path.stat().st_size / 1e6:.0f} MB, cut at {hours} h: {spent_s:.1f} CPU s, child {grown / 2**20:+.0f} MiB"
+        )
+        assert grown < 40 * 2**20
+        assert ours < hours * 3600 * 32_000 + 40 * 2**20  # what was taken in until then, and no more
 
 
 @pytest.mark.parametrize(
