@@ -201,7 +201,7 @@ class _Batch:
         self.end = position  # where the next sample belongs
         self._position, self._nominal_hz = position, rate_hz
         self._fifo = av.AudioFifo()
-        self._rate_hz = 0
+        self._rate_hz = self._channels = 0
 
     @property
     def full(self) -> bool:
@@ -210,6 +210,10 @@ class _Batch:
     def add(self, frame: Any) -> bool:
         """Take the frame; False where its type, channels or rate are not those of the batch."""
         frame.pts = None  # or the fifo holds it against its own count
+        channels = frame.layout.nb_channels
+        if channels != (self._channels or channels):
+            return False  # the fifo does not look, and reads planes that are not there (PyAV 18)
+        self._channels = channels
         try:
             self._fifo.write(frame)
         except ValueError:
@@ -222,7 +226,7 @@ class _Batch:
 
     def restart(self, frame: Any) -> None:
         """Go on with frames like this one."""
-        self._fifo, self._rate_hz = av.AudioFifo(), 0
+        self._fifo, self._rate_hz, self._channels = av.AudioFifo(), 0, 0
         self.add(frame)
 
     def move(self, position: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damaged_audio import SEEDS, mutant, whole
+from made_audio import encode, signal
 
 from pipeline.audio.reader import AudioReader
 from pipeline.config import DecodeConfig, SourceConfig
@@ -48,3 +49,15 @@ def test_no_damage_reaches_the_reader(name: str, tmp_path: Path) -> None:
                     assert code in ENDS, (number, code)
             assert time.monotonic() - begun < 10
             path.unlink()
+
+
+@pytest.mark.parametrize("order", [(2, 1), (1, 2)])
+def test_audio_whose_channels_change_on_the_way_is_read_to_its_end(order: tuple[int, int], tmp_path: Path) -> None:
+    """Once the end of the decoder's process: found by the fuzzer in a transport stream."""
+    parts = [np.stack([signal(2, 22_050)] * channels) for channels in order]
+    data = b"".join(encode(part, 22_050, "adts", "aac", bit_rate=64_000) for part in parts)
+    (tmp_path / "changes.aac").write_bytes(data)
+    with AudioReader(DecodeConfig(), SourceConfig(), [str(tmp_path)]) as reader:
+        audio = reader.read(Recording("x", str(tmp_path / "changes.aac")), 0, None)
+    assert audio.report.decoded_s == pytest.approx(4.0, abs=0.2)
+    assert any(warning.startswith("format_changes") for warning in audio.report.warnings)
