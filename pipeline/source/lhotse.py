@@ -67,11 +67,8 @@ def _recordings(uri: str, config: SourceConfig, complain: Complain) -> Lookup:
     with open_bytes(beside, config) as handle:
         for number, item in json_rows(handle, place):
             try:
-                kept = {key: item[key] for key in ("id", "sources", "duration")} | {
-                    "transforms": item.get("transforms")
-                }
-                found.add(item["id"], json.dumps(kept))
-            except (KeyError, TypeError) as error:
+                found.add(_text(item["id"]), json.dumps(_places(item)))
+            except (KeyError, TypeError, AttributeError, ValueError) as error:
                 place(number, f"not a recording as lhotse writes it ({type(error).__name__}: {str(error)[:80]})")
     for index, id_ in found.repeats():
         place(index + 1, f"the recording {id_!r} comes twice")
@@ -82,7 +79,7 @@ def _row(item: dict[str, Any], recordings: Lookup | None) -> dict[str, Any]:
     """Raises ValueError: what is wrong with it, in words. KeyError, TypeError, …: not of this form."""
     kind = item.get("type")
     if "sources" in item:
-        return {"id": item["id"], "duration": item["duration"], **_source(item, None), **_custom(item)}
+        return {"id": item["id"], "duration": item["duration"], **_source(_places(item), None), **_custom(item)}
     if "recording_id" in item:
         text = recordings.get(item["recording_id"]) if recordings else None
         if text is None:
@@ -93,33 +90,52 @@ def _row(item: dict[str, Any], recordings: Lookup | None) -> dict[str, Any]:
     if not item.get("recording"):
         raise ValueError("a cut without a recording; make it of recordings, not of features")
     said = sorted(item.get("supervisions") or [], key=lambda one: one["start"])
-    return {**_stretch(item), **_source(item["recording"], item.get("channel")), **_said(said), **_custom(item)}
+    return {
+        **_stretch(item),
+        **_source(_places(item["recording"]), item.get("channel")),
+        **_said(said),
+        **_custom(item),
+    }
 
 
 def _stretch(item: dict[str, Any]) -> dict[str, Any]:
     return {"id": item["id"], "offset": item["start"], "duration": item["duration"]}
 
 
-def _source(recording: dict[str, Any], channel: int | list[int] | None) -> dict[str, Any]:
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    value.encode()  # half a surrogate pair is no text either
+    return value
+
+
+def _places(recording: dict[str, Any]) -> list[Any]:
+    """What is needed of a recording, short: [transform that stands in the way or null, [type, channels, source], …]."""
+    changes = [one["name"] for one in recording.get("transforms") or [] if one["name"] not in _HARMLESS]
+    sources = [[one["type"], one["channels"], one["source"]] for one in recording["sources"]]
+    return [changes[0] if changes else None, *sources]
+
+
+def _source(places: list[Any], channel: int | list[int] | None) -> dict[str, Any]:
     """Uri, and the channel inside that file where it has several and not all are wanted."""
-    changed = [one["name"] for one in recording.get("transforms") or [] if one["name"] not in _HARMLESS]
+    changed, *sources = places
     if changed:
-        raise ValueError(f"the audio is to be changed first ({changed[0]}); save it and name what was saved")
+        raise ValueError(f"the audio is to be changed first ({changed}); save it and name what was saved")
     wanted = sorted([channel] if isinstance(channel, int) else channel or [])
-    sources = [one for one in recording["sources"] if not wanted or set(wanted) & set(one["channels"])]
+    sources = [one for one in sources if not wanted or set(wanted) & set(one[1])]
     if len(sources) != 1:
         raise ValueError(f"the channels lie in {len(sources)} files; one row can name one")
-    source = sources[0]
-    if source["type"] == "command":
+    kind, channels, uri = sources[0]
+    if kind == "command":
         raise ValueError("the audio comes from a command, which is never run; write it to a file and name that")
-    if source["type"] not in ("file", "url"):
-        raise ValueError(f"the audio is of the type {source['type']!r}; only files can be read")
-    there = sorted(source["channels"])
+    if kind not in ("file", "url"):
+        raise ValueError(f"the audio is of the type {kind!r}; only files can be read")
+    there = sorted(channels)
     if not wanted or wanted == there:
-        return {"uri": source["source"]}
+        return {"uri": uri}
     if len(wanted) > 1:
         raise ValueError(f"{len(wanted)} of {len(there)} channels are wanted; one row can name one of them, or all")
-    return {"uri": source["source"], "channel": there.index(wanted[0])}
+    return {"uri": uri, "channel": there.index(wanted[0])}
 
 
 def _said(supervisions: list[dict[str, Any]]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.audio.uri_policy import without_secrets
-from pipeline.config import ManifestField
 from pipeline.source.formats import Block, Complain
+from pipeline.source.names import ManifestField
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -54,6 +54,7 @@ MAX_ID_CHARS = 1_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _NUMBERED = re.compile(r"[0-9]+(?= @|$)")
 _MAX_CHANNELS = 1024
+_MAX_S = 1e8  # three years: more is a slip, and would make every sum of hours useless
 _EMPTY = (None, "")
 
 
@@ -143,8 +144,8 @@ def _seconds(value: Any) -> float:
         seconds = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise ValueError(f"is {_shown(value)}, not a number of seconds from 0 up")
+    if not 0 <= seconds <= _MAX_S:
+        raise ValueError(f"is {_shown(value)}, not a number of seconds from 0 to {_MAX_S:.0f}")
     return seconds
 
 

@@ -1,0 +1,8 @@
+"""Names that settings use for manifests: their formats and the fields of their rows. Imports nothing of Quarry."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+ManifestFormat = Literal["auto", "jsonl", "csv", "tsv", "parquet", "lhotse", "kaldi", "audiofolder", "listing"]
+ManifestField = Literal["id", "uri", "offset", "duration", "language", "keywords", "text", "channel", "speakers"]
