@@ -9,21 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from pipeline.errors import ConfigError
+from pipeline.source.names import ManifestField, ManifestFormat
 
 _TEXT, _ANSWERS = "text", "answers"
 _PUBLIC_OPTIONS = ("endpoint_url", "anon", "profile", "region_name")
 _USER_INFO = re.compile(r"://[^/@]*@")
-ManifestField = Literal["id", "uri", "offset", "duration", "language", "keywords", "text", "channel", "speakers"]
 
 
 def text_field(default: Any, description: str, **limits: Any) -> Any:
@@ -56,9 +52,7 @@ class Section(BaseModel):
 class SourceConfig(Section):
     """Where recordings may come from."""
 
-    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "lhotse", "kaldi", "audiofolder", "listing"] = speed_field(
-        "auto", "auto: by the manifest's name, or by what lies in the folder"
-    )
+    format: ManifestFormat = speed_field("auto", "auto: by the manifest's name, or by what lies in the folder")
     columns: dict[ManifestField, str] = speed_field({}, "which column holds a field: {uri: wav_path, text: sentence}")
     schemes: list[str] = speed_field(["file", "s3"], "uri schemes that rows may use")
     roots: list[str] = speed_field([], "folders or buckets that rows may point into; empty: the manifest's own folder")
@@ -320,83 +314,3 @@ def _text_settings(section: BaseModel) -> dict[str, Any]:
 def _marked(info: FieldInfo, mark: str) -> bool:
     extra = info.json_schema_extra
     return bool(isinstance(extra, dict) and extra.get(mark))
-
-
-def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
-    """Read a YAML file and apply `a.b=c` overrides (values are YAML).
-
-    Raises ConfigError: no such file, not a mapping, an unknown or ill-typed field; the message names the field.
-    """
-    data: dict[str, Any] = _read_yaml(path) if path else {}
-    for override in overrides:
-        _apply(data, override)
-    try:
-        return RunConfig.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
-
-
-def _read_yaml(path: str) -> dict[str, Any]:
-    try:
-        loaded = yaml.safe_load(Path(path).read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"There is no config file {path}; `ls configs/` shows the shipped ones.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"The config file {path} cannot be read ({reason}); mend it and run again.") from None
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise ConfigError(
-            f"The config file {path} holds a {type(loaded).__name__}, not settings; see configs/demo.yaml."
-        )
-    return loaded
-
-
-def _apply(data: dict[str, Any], override: str) -> None:
-    key, equals, raw = override.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
-        raise ConfigError(
-            f"The override {override!r} is not of the form section.field=value; example: engine.model=tiny.en."
-        )
-    try:
-        value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise ConfigError(f"The value in {override!r} is not valid YAML; put it in quotes.") from None
-    here = data
-    for part in parts[:-1]:
-        inner = here.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"The override {override!r} goes into {part!r}, which is a single value; check the name.")
-        here = inner
-    here[parts[-1]] = value
-
-
-def _explain(error: ValidationError, path: str | None) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    source = f" (config file {path})" if path else ""
-    if first["type"] == "extra_forbidden":
-        return f"There is no setting {where!r}{source}; {_closest(where)}."
-    if first["type"] == "missing":
-        return f"The setting {where!r} is missing{source}; give it in the YAML or as {where}=VALUE."
-    return f"The setting {where!r}{source} cannot be {first['input']!r}: {first['msg']}; correct it and run again."
-
-
-def _closest(where: str) -> str:
-    from difflib import get_close_matches
-
-    names = _names(RunConfig)
-    near = get_close_matches(where, names, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}" if near else "`quarry run --explain` lists them all"
-
-
-def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for name, info in model.model_fields.items():
-        found.append(prefix + name)
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            found += _names(inner, f"{prefix}{name}.")
-    return found

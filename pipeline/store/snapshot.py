@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import RunConfig
-from pipeline.errors import StoreError
+from pipeline.errors import RunBrokenOffError, StoreError
 from pipeline.metrics.summary import RunTotals
 from pipeline.records import EngineStats, RunIdentity, Shard
 from pipeline.schema import (
@@ -121,8 +121,12 @@ class Finalizer:
 def finalize(ledger: Ledger, config: RunConfig, identity: RunIdentity) -> Snapshot:
     """Write the tables and the snapshot of a complete run; the existing one where nothing has changed.
 
-    Raises StoreError when a part is missing, unreadable, or not what was planned.
+    Raises StoreError when a part is missing, unreadable, or not what was planned, RunBrokenOffError when the plan itself is gone.
     """
+    if not ledger.plan_parts():
+        raise RunBrokenOffError(
+            f"The plan of the run at {ledger.store} is gone: its folder was removed meanwhile; the same command begins anew."
+        )
     parts = {part.shard_id: part for part in list_parts(ledger.store)}
     finished = finished_retries(ledger.store)
     folder = f"tables/{_digest(parts, ledger, finished)}"

@@ -78,3 +78,14 @@ def difference_db(reference: npt.NDArray[Any], other: npt.NDArray[Any]) -> float
     wanted = reference.astype(float)
     error = np.sum((wanted - other.astype(float)) ** 2)
     return float(10 * np.log10(max(error / max(np.sum(wanted**2), 1e-9), 1e-20)))
+
+
+def reference_movie(url: str) -> bytes:
+    """A QuickTime movie that is nothing but the address of another (rmra, as QuickTime's file format describes it)."""
+
+    def atom(name: bytes, content: bytes) -> bytes:
+        return (8 + len(content)).to_bytes(4, "big") + name + content
+
+    address = url.encode() + b"\0"
+    reference = atom(b"rdrf", bytes(4) + b"url " + len(address).to_bytes(4, "big") + address)
+    return atom(b"ftyp", b"qt  " + bytes(8)) + atom(b"moov", atom(b"rmra", atom(b"rmda", reference)))

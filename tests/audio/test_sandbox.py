@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from made_audio import encode, signal
+from made_audio import encode, reference_movie, signal
 
 from pipeline.audio import wire
 from pipeline.audio.reader import AudioReader
@@ -183,17 +183,6 @@ def test_it_starts_fast_and_imports_little(recording: Recording, tmp_path: Path)
         for foreign in ("pyarrow", "pydantic", "torch", "ray/", "pandas"):
             assert foreign not in loaded
     assert time.process_time() - begun < 1.0
-
-
-def reference_movie(url: str) -> bytes:
-    """A QuickTime movie that is nothing but the address of another (rmra, as QuickTime's file format describes it)."""
-
-    def atom(name: bytes, content: bytes) -> bytes:
-        return (8 + len(content)).to_bytes(4, "big") + name + content
-
-    address = url.encode() + b"\0"
-    reference = atom(b"rdrf", bytes(4) + b"url " + len(address).to_bytes(4, "big") + address)
-    return atom(b"ftyp", b"qt  " + bytes(8)) + atom(b"moov", atom(b"rmra", atom(b"rmda", reference)))
 
 
 def test_media_that_name_others_reach_nobody(tmp_path: Path) -> None:

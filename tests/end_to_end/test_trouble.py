@@ -14,7 +14,7 @@ import pytest
 from running import REPO, fake_settings, quarry, run_folder, table, texts
 from servers import S3Endpoint
 
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.prepare import prepare
 from pipeline.run import execute
 
@@ -175,3 +175,21 @@ def test_a_terminated_run_ends_as_an_interrupted_one(archive: Path, tmp_path: Pa
     _, said = driver.communicate(timeout=60)
     assert driver.returncode == 3
     assert "the same command resumes" in said
+
+
+def test_a_folder_that_vanishes_is_no_finished_run(archive: Path, tmp_path: Path) -> None:
+    """The rest was published into a new folder without a plan, and an empty snapshot said that all was well."""
+    slow = {"engine.options": "{host_s: 0.4}", "plan.shard_s": 30}
+    settings = fake_settings(archive / "manifest.jsonl", tmp_path / "out", **slow)
+    command = [sys.executable, "-m", "pipeline.cli", "run", *settings]
+    driver = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").rglob("parts/*/*.parquet")):
+        assert driver.poll() is None, "the run ended before its folder could be removed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    _, said = driver.communicate(timeout=120)
+    assert driver.returncode == 3, said
+    assert not list((tmp_path / "out").rglob("snapshots/*.json"))
+    assert quarry("run", *settings).returncode == 1

@@ -69,7 +69,7 @@ def test_a_bad_row_of_several_files_is_told_with_its_file(tmp_path: Path) -> Non
     (tmp_path / "m_1.jsonl").write_text('{"uri": "c.wav", "duration": -1}\n{"uri": "b.wav"}\n{"uri": "../d.wav"}\n')
     report = check_manifest(str(tmp_path / "m_{0..1}.jsonl"), CONFIG)
     assert [(one.line, one.message) for one in report.problems] == [
-        (1, "in m_1.jsonl: duration is -1, not a number of seconds from 0 up"),
+        (1, "in m_1.jsonl: duration is -1, not a number of seconds from 0 to 100000000"),
         (2, "in m_1.jsonl: the id 'b.wav' is that of line 2 in m_0.jsonl too"),
     ]
     assert [(one.line, one.message[:14]) for one in report.refused] == [(3, "in m_1.jsonl: ")]

@@ -1,0 +1,94 @@
+"""From a YAML file and `a.b=c` overrides to a RunConfig; what is wrong in them becomes one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+
+
+def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply `a.b=c` overrides (values are YAML).
+
+    Raises ConfigError: no such file, not a mapping, an unknown or ill-typed field; the message names the field.
+    """
+    data: dict[str, Any] = _read_yaml(path) if path else {}
+    for override in overrides:
+        _apply(data, override)
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        loaded = yaml.safe_load(Path(path).read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no config file {path}; `ls configs/` shows the shipped ones.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"The config file {path} cannot be read ({reason}); mend it and run again.") from None
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError(
+            f"The config file {path} holds a {type(loaded).__name__}, not settings; see configs/demo.yaml."
+        )
+    return loaded
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, raw = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(
+            f"The override {override!r} is not of the form section.field=value; example: engine.model=tiny.en."
+        )
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise ConfigError(f"The value in {override!r} is not valid YAML; put it in quotes.") from None
+    here = data
+    for part in parts[:-1]:
+        inner = here.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"The override {override!r} goes into {part!r}, which is a single value; check the name.")
+        here = inner
+    here[parts[-1]] = value
+
+
+def _explain(error: ValidationError, path: str | None) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    source = f" (config file {path})" if path else ""
+    if first["type"] == "extra_forbidden":
+        return f"There is no setting {where!r}{source}; {_closest(where)}."
+    if first["type"] == "missing":
+        return f"The setting {where!r} is missing{source}; give it in the YAML or as {where}=VALUE."
+    step = "put the value in quotes" if first["type"] == "string_type" else "correct it"
+    return f"The setting {where!r}{source} cannot be {first['input']!r}: {first['msg']}; {step} and run again."
+
+
+def _closest(where: str) -> str:
+    from difflib import get_close_matches
+
+    names = _names(RunConfig)
+    near = get_close_matches(where, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}" if near else "`quarry run --explain` lists them all"
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name, info in model.model_fields.items():
+        found.append(prefix + name)
+        inner = info.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found += _names(inner, f"{prefix}{name}.")
+    return found
