@@ -247,7 +247,13 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--shards", type=int, default=300)
     parser.add_argument("--kills", type=int, default=11, help="per seed")
+    parser.add_argument(
+        "--weather", nargs="+", choices=("refuse", "outage", "truncate"), help="instead: no kills, one process"
+    )
+    parser.add_argument("--share", type=float, help="of all requests, for refuse and truncate")
     args = parser.parse_args()
+    if args.weather:
+        sys.exit(not in_weather(args.weather, args.shards, args.share))
     os.environ["RAY_AUTH_MODE"] = "disabled"
     print(
         "| seed | drivers | workers | nodes | faults | starts | lost | doubled | unreadable | wrong | done again | wall |"
@@ -266,6 +272,14 @@ def main() -> None:
         f"\n{kills} kills over {len(storms)} seeds; every row there once and right: {all(storm.clean for storm in storms)}"
     )
     sys.exit(not all(storm.clean for storm in storms))
+
+
+def in_weather(kinds: list[str], shards: int, share: float | None) -> bool:
+    """Runs in the weathers named; whether all went well."""
+    from weather import Weather, table
+
+    with tempfile.TemporaryDirectory() as name:
+        return table([Weather(kind, shards, share) for kind in kinds], Path(name))
 
 
 def line(storm: Storm) -> str:

@@ -1,0 +1,8 @@
+"""What the end-to-end tests have to run the command with serves here as well."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "end_to_end"))
