@@ -20,7 +20,7 @@ from pipeline.store.objects import ObjectStore
 FILE_BYTES = 64 * 2**20  # of files that hold many recordings
 INDEX_ROWS = 50_000
 _AT_ONCE = 16
-_WAITING = 64
+_WAITING, _WAITING_BYTES = 64, 64 * 2**20
 
 Put = Literal["new", "same", "other"]
 
@@ -41,15 +41,17 @@ class Putter(AbstractContextManager["Putter"]):
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self._pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="export")
-        self._waiting: deque[tuple[str, Future[Put]]] = deque()
+        self._waiting: deque[tuple[str, int, Future[Put]]] = deque()
+        self._waiting_bytes = 0
         self.outcomes: Counter[Put] = Counter()
         self.others: list[str] = []
 
     def put(self, key: str, data: bytes) -> None:
         """Put when a thread is free. Raises StoreError of an earlier put."""
-        if len(self._waiting) >= _WAITING:
+        while len(self._waiting) >= _WAITING or (self._waiting and self._waiting_bytes + len(data) > _WAITING_BYTES):
             self._settle()
-        self._waiting.append((key, self._pool.submit(self._put, key, data)))
+        self._waiting.append((key, len(data), self._pool.submit(self._put, key, data)))
+        self._waiting_bytes += len(data)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -61,7 +63,8 @@ class Putter(AbstractContextManager["Putter"]):
             self._pool.shutdown(cancel_futures=True)
 
     def _settle(self) -> None:
-        key, future = self._waiting.popleft()
+        key, size_bytes, future = self._waiting.popleft()
+        self._waiting_bytes -= size_bytes
         outcome = future.result()
         self.outcomes[outcome] += 1
         if outcome == "other" and len(self.others) < 3:

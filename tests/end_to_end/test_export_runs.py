@@ -99,7 +99,7 @@ def test_the_same_run_from_python(settings: list[str]) -> None:
 @pytest.mark.slow
 def test_real_speech_with_word_times(short_manifest: Path, tmp_path: Path) -> None:
     """Whisper's own word times: cues begin and end with words, and CTM has every word of the text."""
-    extra = {"engine.name": "whisper", "engine.model": "tiny.en", "engine.options": "{word_timestamps: true}"}
+    extra = {"engine.name": "whisper", "engine.model": "tiny.en", "engine.options": "{word_times: true}"}
     real = fake_settings(short_manifest, tmp_path, **extra)
     assert quarry("run", *real).returncode in (0, 1)
     for form in ("srt", "ctm"):
