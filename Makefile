@@ -35,7 +35,8 @@ test-long: $(VENV)/.dev  ## transcribe a recording of ten hours, and shorter one
 
 chaos: $(VENV)/.dev  ## kill drivers, workers and nodes of runs on a small Ray cluster and a faulty store; prints a table
 	$(BIN)/python tests/chaos/storm.py
-	$(BIN)/python tests/chaos/storm.py --weather refuse outage truncate
+	$(BIN)/python tests/chaos/storm.py --weather refuse outage --shards 40
+	$(BIN)/python tests/chaos/storm.py --weather truncate --shards 200
 
 fuzz: $(VENV)/.dev  ## run over thousands of damaged and hostile files; prints a table
 	$(BIN)/python tests/fuzz/media.py
