@@ -14,6 +14,7 @@ from pipeline.source.opening import is_local, kind_of, local_path, reaching
 _LOSSLESS = {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".snd", ".sph", ".w64", ".wav", ".wave"}
 _LOSSY = {".aac", ".ac3", ".amr", ".m4a", ".m4b", ".mka", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".wma"}
 _VIDEO = {".3gp", ".avi", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"}
+_PAGE_KEYS = 1_000  # the most that S3 gives
 AUDIO_SUFFIXES = _LOSSLESS | _LOSSY | _VIDEO
 
 
@@ -61,7 +62,7 @@ def _pages(file_system: Any, path: str) -> Iterator[str]:
     prefix = f"{prefix}/" if prefix else ""
     more: dict[str, str] = {}
     while True:
-        page = file_system.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, **more)
+        page = file_system.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_KEYS, **more)
         for item in page.get("Contents", ()):
             name: str = item["Key"].removeprefix(prefix)
             if name and not name.endswith("/"):
