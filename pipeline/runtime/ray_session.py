@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,7 +31,7 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
     # this process, which outlives the pools.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        with _muted_stderr():  # the core announces that it took the level
+        with _muted_stderr(), _own_sigterm():  # the core announces that it took the level
             _start_or_join(runtime)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -74,6 +76,17 @@ def _muted_stderr() -> Iterator[None]:
     finally:
         os.dup2(saved, 2)
         os.close(saved)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """SIGTERM stays with whoever has it: Ray's core takes it, and its handler aborts the process with nothing recorded."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _tune(runtime: RuntimeConfig) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from running import REPO, fake_settings, quarry, run_folder, table, texts
 from servers import S3Endpoint
@@ -193,3 +194,34 @@ def test_a_folder_that_vanishes_is_no_finished_run(archive: Path, tmp_path: Path
     assert driver.returncode == 3, said
     assert not list((tmp_path / "out").rglob("snapshots/*.json"))
     assert quarry("run", *settings).returncode == 1
+
+
+@pytest.mark.slow  # starts a Ray of its own, whose core wants SIGTERM for itself; in one process: the test above
+def test_a_terminated_run_on_ray_records_what_is_done_and_leaves_no_process(
+    archive: Path, tmp_path: Path, wanted: dict[str, tuple[str, str, str]]
+) -> None:
+    slow = {"engine.options": "{seconds_per_audio_s: 0.04}", "runtime.kind": "ray"}
+    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **slow)
+    command = [sys.executable, "-m", "pipeline.cli", "run", *settings]
+    driver = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
+    seen: set[psutil.Process] = set()  # decoders have sessions of their own, and may be gone before the end
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.rglob("parts/*/*.parquet"))) < 4:
+        assert driver.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline
+        seen.update(psutil.Process(driver.pid).children(recursive=True))
+        time.sleep(0.05)
+    begun = time.monotonic()
+    driver.terminate()
+    _, said = driver.communicate(timeout=60)
+    took_s = time.monotonic() - begun
+    assert driver.returncode == 3, said
+    assert "the same command resumes" in said
+    assert took_s < 20
+    assert len(seen) > 5, "Ray, its actors and their decoders"
+    _, left = psutil.wait_procs(seen, timeout=5)
+    assert not left
+    assert list(run_folder(tmp_path).glob("sessions/*.json")), "what was published is recorded"
+    again = quarry("run", *settings, "runtime.kind=local")
+    assert again.returncode == 1, again.stderr
+    assert texts(tmp_path) == wanted
