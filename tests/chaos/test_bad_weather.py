@@ -134,8 +134,13 @@ def test_a_server_that_is_killed_and_comes_back_is_waited_for(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("hurried")
 def test_a_longer_outage_ends_the_run_and_the_same_command_resumes(
-    command: list[str], proxy: FlakyProxy, s3_endpoint: S3Endpoint, texts: dict[str, str]
+    command: list[str],
+    proxy: FlakyProxy,
+    s3_endpoint: S3Endpoint,
+    texts: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(patience, "DEADLINE_S", 0.2)  # given up after that, with attempts left
     there = proxy.target
     after(proxy, 5, lambda: setattr(proxy, "target", f"127.0.0.1:{free_ports(1)[0]}"))
     done = quarry(*command)

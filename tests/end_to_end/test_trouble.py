@@ -128,10 +128,10 @@ def test_one_recording_that_breaks_a_step_is_a_row(
 ) -> None:
     from pipeline.audio import window
 
-    def breaks_on_silence(samples: object, config: object, real: object = window.speech_spans) -> object:
+    def breaks_on_silence(samples: object, *rest: object, real: object = window.speech_spans) -> object:
         if not samples.any():  # type: ignore[attr-defined]
             raise ZeroDivisionError("no energy")
-        return real(samples, config)  # type: ignore[operator]
+        return real(samples, *rest)  # type: ignore[operator]
 
     monkeypatch.setattr(window, "speech_spans", breaks_on_silence)
     assert quarry("run", *fake_settings(archive / "manifest.jsonl", tmp_path)).returncode == 1
