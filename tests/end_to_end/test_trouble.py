@@ -200,7 +200,7 @@ def test_a_folder_that_vanishes_is_no_finished_run(archive: Path, tmp_path: Path
 def test_a_terminated_run_on_ray_records_what_is_done_and_leaves_no_process(
     archive: Path, tmp_path: Path, wanted: dict[str, tuple[str, str, str]]
 ) -> None:
-    slow = {"engine.options": "{seconds_per_audio_s: 0.04}", "runtime.kind": "ray"}
+    slow = {"engine.options": "{seconds_per_audio_s: 0.02}", "runtime.kind": "ray"}
     settings = fake_settings(archive / "manifest.jsonl", tmp_path, **slow)
     command = [sys.executable, "-m", "pipeline.cli", "run", *settings]
     driver = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True)
