@@ -106,11 +106,12 @@ def fuzz(folder: Path, mutants: int, first_seed: int = 1) -> Outcome:
     for name, data in made():
         (archive / name).write_bytes(data)
         names.append(name)
+    wholes = {kind: whole(kind) for kind in SEEDS}
     for number in range(mutants):
         kind = list(SEEDS)[number % len(SEEDS)]
         random = np.random.default_rng([first_seed, number])
         name = f"{kind}-mutant-{number:05d}"
-        (archive / name).write_bytes(mutant(_SEED_DATA.setdefault(kind, whole(kind)), random))
+        (archive / name).write_bytes(mutant(wholes[kind], random))
         names.append(name)
     rows = [{"id": name, "audio_filepath": name} for name in names]
     (archive / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -131,9 +132,6 @@ def fuzz(folder: Path, mutants: int, first_seed: int = 1) -> Outcome:
     return Outcome(found, len(names), done.returncode, wall_s, done.stderr)
 
 
-_SEED_DATA: dict[str, bytes] = {}
-
-
 def by_kind(rows: list[dict[str, Any]]) -> dict[str, Counter[str]]:
     """For each kind of file, how many rows have which status or code."""
     found: dict[str, Counter[str]] = {}
@@ -152,6 +150,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         outcome = fuzz(Path(name), args.files, args.seed)
+    if not outcome.rows:
+        sys.exit(f"The run ended with {outcome.returncode}: {outcome.stderr[-2000:]}")
     print("| kind | files | what became of them |\n|---|---|---|")
     for kind, codes in by_kind(outcome.rows).items():
         print(f"| {kind} | {codes.total()} | {', '.join(f'{code} {count}' for code, count in codes.most_common())} |")
