@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 EXIT_CODE = 3  # incomplete: the same command resumes
 
@@ -21,7 +21,8 @@ def watched(deadline_s: float, end: Callable[[float], None] | None = None) -> It
     """
     timer = threading.Timer(deadline_s, end or _end_process, (deadline_s,))
     timer.daemon = True
-    timer.start()
+    with suppress(RuntimeError):  # no memory for a thread: none for the work either, which tells so in its own words
+        timer.start()
     try:
         yield
     finally:

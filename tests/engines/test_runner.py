@@ -119,7 +119,7 @@ class Slow(Fake):
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         """As the fake engine, later."""
         with self.turn:
-            time.sleep(0.5)
+            time.sleep(1.0)
             return super().transcribe(chunks)
 
 
@@ -127,7 +127,7 @@ def test_a_call_is_not_ended_for_waiting_for_another(monkeypatch: pytest.MonkeyP
     """The engine comes back from every batch in time; the second call waits for the first one's batch as well."""
     ended: list[float] = []
     monkeypatch.setattr("pipeline.engines.watchdog._end_process", ended.append)
-    engine, memory, batch = Slow(), MemoryBudget(), BatchConfig(timeout_s=0.8, timeout_per_audio_s=0)
+    engine, memory, batch = Slow(), MemoryBudget(), BatchConfig(timeout_s=1.8, timeout_per_audio_s=0)
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(lambda seed: run_batches(engine, [clip(1, seed)], batch, memory)[0], range(2)))
     assert not any(map(failures, found))
