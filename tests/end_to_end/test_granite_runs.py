@@ -72,6 +72,7 @@ def test_rows_say_where_a_text_was_cut(alone: Path) -> None:
     assert (silent["text"], silent["segments"]) == ("", [])
 
 
+@pytest.mark.slow  # granite-nar and whisper go over Ray in the default run
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_and_other_batches_give_the_same(alone: Path, short_manifest: Path, tmp_path: Path, model: Path) -> None:
     on_ray = transcribe(short_manifest, tmp_path, model, "batch.max_audio_s=40")

@@ -59,6 +59,7 @@ def test_a_ray_driver_that_is_killed_is_resumed(
     assert quarry("verify", *settings).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_several_shards_in_one_call_give_the_same_texts(
     archive: Path, tmp_path: Path, wanted: dict[str, tuple[str, str, str]]
