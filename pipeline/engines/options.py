@@ -25,3 +25,11 @@ def read_options(model: type[OptionsT], config: EngineConfig) -> OptionsT:
     raise ConfigError(
         f"The option engine.options.{name} cannot be {first['input']!r}: {first['msg']}; correct it and run again."
     )
+
+
+def check_device(config: EngineConfig) -> None:
+    """Raises ConfigError where `engine.device` is none that an engine here can have."""
+    if config.device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"The {config.name} engine has no device {config.device!r}; engine.device can be auto, cpu or cuda."
+        )

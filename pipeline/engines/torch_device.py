@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, EngineDead, EngineError
 
 if TYPE_CHECKING:
     import torch
@@ -40,3 +41,18 @@ def choose_dtype(wanted: str, device: torch.device) -> torch.dtype:
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+
+
+@contextmanager
+def loading(model: str, device: torch.device, close: Callable[[], None]) -> Iterator[None]:
+    """Loads and warms up a model: whatever fails, what was taken is given back by `close`.
+
+    Raises ConfigError for a model that does not run there; a dead device and all else as they come.
+    """
+    try:
+        yield
+    except Exception as error:
+        close()
+        if not isinstance(error, EngineError) or isinstance(error, EngineDead):
+            raise
+        raise ConfigError(f"The model {model} does not run on {device}: {error.message}") from None

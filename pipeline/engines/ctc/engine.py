@@ -17,9 +17,9 @@ from pipeline.engines.base import EngineSpec, primary_language
 from pipeline.engines.cores import usable_cores
 from pipeline.engines.ctc.checkpoint import WEIGHTS_FILE, read_checkpoint
 from pipeline.engines.model_files import find_model
-from pipeline.engines.options import read_options
-from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
-from pipeline.errors import ConfigError, EngineDead, EngineError
+from pipeline.engines.options import check_device, read_options
+from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype, loading
+from pipeline.errors import ConfigError, EngineDead
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ class Ctc:
     def describe(config: EngineConfig) -> EngineSpec:
         """Declare from the model's JSON files and its model card. Raises ConfigError."""
         options = read_options(CtcOptions, config)
-        if config.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                f"The ctc engine has no device {config.device!r}; engine.device can be auto, cpu or cuda."
-            )
+        check_device(config)
         files = find_model(config.model, config.storage_options)
         checkpoint = read_checkpoint(files)
         languages = frozenset(map(primary_language, options.languages or ())) or checkpoint.languages
@@ -107,7 +104,7 @@ class Ctc:
         checkpoint = read_checkpoint(files)
         folder = files.fetch(checkpoint.files)
         device = choose_device(self._config.device)
-        try:
+        with loading(self.spec.model, device, self.close):
             with device_errors():
                 self._recognizer = Recognizer(
                     folder,
@@ -124,11 +121,6 @@ class Ctc:
                 frame_s=checkpoint.frame_s,
             )
             self._warm_up()
-        except Exception as error:
-            self.close()
-            if not isinstance(error, EngineError) or isinstance(error, EngineDead):
-                raise
-            raise ConfigError(f"The model {self.spec.model} does not run on {device}: {error.message}") from None
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         """One hypothesis per chunk. Raises ValueError for one that is too long, EngineOutOfMemory, EngineDead, EngineError."""

@@ -28,9 +28,9 @@ from pipeline.engines.granite.checkpoint import DRAFT_HEAD, Checkpoint, read_che
 from pipeline.engines.granite.prompts import Version
 from pipeline.engines.granite.speculation import Speculation
 from pipeline.engines.model_files import find_model
-from pipeline.engines.options import read_options
-from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
-from pipeline.errors import ConfigError, EngineDead, EngineError
+from pipeline.engines.options import check_device, read_options
+from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype, loading
+from pipeline.errors import ConfigError, EngineDead
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ class Granite:
     def describe(config: EngineConfig) -> EngineSpec:
         """Declare from the model's JSON files. Raises ConfigError."""
         options = read_options(GraniteOptions, config)
-        if config.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                f"The granite engine has no device {config.device!r}; engine.device can be auto, cpu or cuda."
-            )
+        check_device(config)
         files = find_model(config.model, config.storage_options)
         checkpoint = read_checkpoint(files)
         version = version_of(options, checkpoint, _VERSIONS)
@@ -119,7 +116,7 @@ class Granite:
         speculation = _speculation(self._options, self._version, checkpoint, self._config.task)
         folder = files.fetch((*checkpoint.files, *_heads(speculation)))
         device = choose_device(self._config.device)
-        try:
+        with loading(self.spec.model, device, self.close):
             with device_errors():
                 self._recognizer = Recognizer(
                     folder,
@@ -132,11 +129,6 @@ class Granite:
                     speculation=speculation,
                 )
             self._warm_up()
-        except Exception as error:
-            self.close()
-            if not isinstance(error, EngineError) or isinstance(error, EngineDead):
-                raise
-            raise ConfigError(f"The model {self.spec.model} does not run on {device}: {error.message}") from None
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         """One hypothesis per chunk. Raises ValueError for a chunk over 30 s, EngineOutOfMemory, EngineDead, EngineError."""

@@ -21,9 +21,9 @@ from pipeline.engines.cores import usable_cores
 from pipeline.engines.granite_nar.checkpoint import match, parse_header
 from pipeline.engines.granite_nar.config import ModelConfig, read_config
 from pipeline.engines.model_files import ModelFiles, find_model
-from pipeline.engines.options import read_options
-from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
-from pipeline.errors import ConfigError, EngineDead, EngineError
+from pipeline.engines.options import check_device, read_options
+from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype, loading
+from pipeline.errors import ConfigError
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ class GraniteNar:
     def describe(config: EngineConfig) -> EngineSpec:
         """Declare from the model's config.json and the header of its weights. Raises ConfigError."""
         read_options(GraniteNarOptions, config)
-        if config.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                f"The granite-nar engine has no device {config.device!r}; engine.device can be auto, cpu or cuda."
-            )
+        check_device(config)
         files = find_model(config.model, config.storage_options)
         _check_files(files)
         return EngineSpec(
@@ -150,13 +147,8 @@ class GraniteNar:
         policy = edit_all if mean is None else keep_sure_drafts(mean, self._options.keep_draft_token)
         self._model = model
         self._loop = DeviceLoop(model, policy, threads=self._config.threads or usable_cores())
-        try:
+        with loading(self.spec.model, model.device, self.close):
             self._warm_up()
-        except Exception as error:
-            self.close()
-            if not isinstance(error, EngineError) or isinstance(error, EngineDead):
-                raise
-            raise ConfigError(f"The model {self.spec.model} does not run on {model.device}: {error.message}") from None
 
     def _hear(self, clips: list[Any], languages: list[str | None]) -> list[Hypothesis]:
         from pipeline.engines.granite_nar.device import device_errors

@@ -23,9 +23,9 @@ from pipeline.engines.granite_plus.options import KEYWORD_POSITIONS, PlusOptions
 from pipeline.engines.granite_plus.prompts import LANGUAGES, Mode, instruction
 from pipeline.engines.granite_plus.segments import segments_of, words_of
 from pipeline.engines.model_files import find_model
-from pipeline.engines.options import read_options
-from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
-from pipeline.errors import ConfigError, EngineDead, EngineError
+from pipeline.engines.options import check_device, read_options
+from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype, loading
+from pipeline.errors import EngineDead
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ class GranitePlus:
     def describe(config: EngineConfig) -> EngineSpec:
         """Declare from the model's JSON files. Raises ConfigError."""
         options = read_options(PlusOptions, config)
-        if config.device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(
-                f"The granite-plus engine has no device {config.device!r}; engine.device can be auto, cpu or cuda."
-            )
+        check_device(config)
         files = find_model(config.model, config.storage_options)
         checkpoint = read_plus_checkpoint(files)
         check_options(options, config.model, checkpoint.positions)
@@ -94,7 +91,7 @@ class GranitePlus:
         self._positions = checkpoint.positions
         folder = files.fetch(checkpoint.files)
         device = choose_device(self._config.device)
-        try:
+        with loading(self.spec.model, device, self.close):
             with device_errors():
                 self._recognizer = Recognizer(
                     folder,
@@ -107,11 +104,6 @@ class GranitePlus:
             asked = self._recognizer.prompt_positions(instruction(self._options.mode))
             check_options(self._options, self.spec.model, checkpoint.positions, asked)
             self._warm_up()
-        except Exception as error:
-            self.close()
-            if not isinstance(error, EngineError) or isinstance(error, EngineDead):
-                raise
-            raise ConfigError(f"The model {self.spec.model} does not run on {device}: {error.message}") from None
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         """One hypothesis per chunk.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.config import EngineConfig
 from pipeline.engines.base import EngineSpec, primary_language
+from pipeline.engines.options import check_device
 from pipeline.errors import ConfigError
 
 MAX_CHUNK_S = 30.0
@@ -27,8 +28,7 @@ def declare(config: EngineConfig, card: ModelCard, *, word_times: bool, rtfx: fl
     """The engine `config.name` with this model. Raises ConfigError for what the model cannot do of what is asked."""
     name = config.name
     language = primary_language(config.language) if config.language else None
-    if config.device not in ("auto", "cpu", "cuda"):
-        raise ConfigError(f"The {name} engine has no device {config.device!r}; engine.device can be auto, cpu or cuda.")
+    check_device(config)
     if language and language not in card.languages:
         advice = f"one of {len(card.languages)} others" if card.multilingual else "en, or take a multilingual model"
         raise ConfigError(

@@ -19,14 +19,14 @@ from pipeline.engines.cores import usable_cores
 from pipeline.engines.languages import detection_choices
 from pipeline.engines.model_files import find_model
 from pipeline.engines.options import read_options
-from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype
+from pipeline.engines.torch_device import check_libraries, choose_device, choose_dtype, loading
 from pipeline.engines.whisper.card import MAX_CHUNK_S, declare
 from pipeline.engines.whisper.features import HOP_SAMPLES, log_mels
 from pipeline.engines.whisper.options import DecodingOptions
 from pipeline.engines.whisper.prompting import Vocabulary
 from pipeline.engines.whisper.reading import Decoded, read_hypothesis
 from pipeline.engines.whisper_transformers.checkpoint import TOKENIZER_FILE, Checkpoint, read_checkpoint
-from pipeline.errors import ConfigError, EngineDead, EngineError
+from pipeline.errors import ConfigError, EngineDead
 from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis
 
 if TYPE_CHECKING:
@@ -80,15 +80,10 @@ class WhisperTransformers:
         device = choose_device(self._config.device)
         self._extractor = FeatureExtractor(feature_size=checkpoint.sizes["num_mel_bins"])
         self._vocabulary = self._read_vocabulary(folder, checkpoint)
-        try:
+        with loading(self.spec.model, device, self.close):
             with device_errors():
                 self._recognizer = self._make_recognizer(folder, checkpoint, self._vocabulary, device)
             self._hear([ChunkAudio(np.random.default_rng(0).integers(-3000, 3000, SAMPLE_RATE_HZ, np.int16))])
-        except Exception as error:
-            self.close()
-            if not isinstance(error, EngineError) or isinstance(error, EngineDead):
-                raise
-            raise ConfigError(f"The model {self.spec.model} does not run on {device}: {error.message}") from None
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         """One hypothesis per chunk. Raises ValueError for a chunk over 30 s, EngineOutOfMemory, EngineDead, EngineError."""
