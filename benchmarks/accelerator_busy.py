@@ -17,7 +17,7 @@ from pathlib import Path
 
 from corpus import make_clips
 
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.prepare import prepare, write_plan
 from pipeline.records import Undone
 from pipeline.run import receipts

@@ -19,14 +19,14 @@ import numpy as np
 import soundfile
 
 from pipeline.config import RunConfig
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.prepare import open_ledger, prepare, write_plan
 from pipeline.store.parts import part_key
 
 _DRIVER = """
 import resource, sys, time
 begun = time.monotonic()
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.prepare import prepare
 from pipeline.run import receipts
 run = prepare(load_config(None, sys.argv[1:]))

@@ -10,7 +10,7 @@ import sys
 from make_archive import BROKEN
 
 from pipeline.cli import main as quarry
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.prepare import open_ledger
 from pipeline.store.parts import table_of
 from pipeline.store.snapshot import latest_snapshot

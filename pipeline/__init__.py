@@ -12,7 +12,7 @@ _PUBLIC = {
     "Recording": "pipeline.records",
     "Transcript": "pipeline.records",
     "RunConfig": "pipeline.config",
-    "load_config": "pipeline.config_file",
+    "load_config": "pipeline.config.file",
     "QuarryError": "pipeline.errors",
     "read_run": "pipeline.reading",
 }

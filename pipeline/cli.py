@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # the story of a shard is for those who ask for logs
     try:
         from pipeline import commands
-        from pipeline.config_file import load_config
+        from pipeline.config.file import load_config
 
         config = load_config(arguments.config, [*arguments.overrides, *_option_settings(arguments)])
         name = "explain" if arguments.command == "run" and arguments.explain else arguments.command

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.errors import ConfigError
 
 BASE = ["manifest=a.jsonl", "output=out"]

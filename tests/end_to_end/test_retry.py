@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from running import REPO, fake_settings, quarry, run_folder, table, texts
 
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.errors import ConfigError
 from pipeline.retry import execute_retry, prepare_retry, second_engine
 from pipeline.text.timeline import audit

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from running import REPO, fake_settings, quarry, run_folder, table, texts
 
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.prepare import prepare
 from pipeline.run import execute
 

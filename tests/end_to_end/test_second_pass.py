@@ -19,7 +19,7 @@ import pytest
 from causal_models import write_causal
 from running import REPO, fake_settings, quarry, run_folder
 
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.errors import EngineDead
 from pipeline.second_pass.answers import ANSWERS
 from pipeline.second_pass.prepare import prepare_pass, write_text_plan

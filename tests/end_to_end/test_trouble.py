@@ -15,7 +15,7 @@ import pytest
 from running import REPO, fake_settings, quarry, run_folder, table, texts
 from servers import S3Endpoint
 
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.prepare import prepare
 from pipeline.run import execute
 

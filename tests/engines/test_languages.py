@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.commands import validate
 from pipeline.config import EngineConfig
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.engines.base import describe_engine
 from pipeline.engines.languages import detection_choices, is_allowed
 from pipeline.engines.whisper import Whisper

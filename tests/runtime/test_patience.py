@@ -6,7 +6,7 @@ import pytest
 from ray.data.exceptions import ExecutionTimeoutError
 
 from pipeline.config import RunConfig
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.errors import RunBrokenOffError
 from pipeline.runtime.ray_flow import patience_s
 from pipeline.runtime.ray_session import ray_errors

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import SourceConfig
-from pipeline.config_file import load_config
+from pipeline.config.file import load_config
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.source import opening
 from pipeline.source.manifest import check_manifest, manifest_digest, manifest_roots, read_manifest

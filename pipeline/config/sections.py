@@ -1,52 +1,14 @@
-"""What a run is told: one YAML file plus `a.b=c` overrides, checked before anything happens.
-
-Two kinds of field. Those made with `text_field` change the transcripts: together they form the fingerprint, and another
-fingerprint is another run. Those made with `speed_field` change only how fast or where: a run may be resumed with others.
-"""
+"""The sections of a run's settings: source to sink, in the order in which a recording meets them."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
-from pydantic.fields import FieldInfo
+from pydantic import ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from pipeline.config.fields import Section, speed_field, text_field
 from pipeline.source.names import ManifestField, ManifestFormat
-
-_TEXT, _ANSWERS = "text", "answers"
-_PUBLIC_OPTIONS = ("endpoint_url", "anon", "profile", "region_name")
-_USER_INFO = re.compile(r"://[^/@]*@")
-
-
-def text_field(default: Any, description: str, **limits: Any) -> Any:
-    """A field whose value can change a transcript: part of the fingerprint."""
-    return _field(default, description, {_TEXT: True}, limits)
-
-
-def speed_field(default: Any, description: str, **limits: Any) -> Any:
-    """A field that changes only speed, place or limits: not part of the fingerprint."""
-    return _field(default, description, {_TEXT: False}, limits)
-
-
-def answer_field(default: Any, description: str, **limits: Any) -> Any:
-    """A field that changes no transcript, but the answers of a second pass: part of that pass's own fingerprint."""
-    return _field(default, description, {_TEXT: False, _ANSWERS: True}, limits)
-
-
-def _field(default: Any, description: str, extra: dict[str, Any], limits: dict[str, Any]) -> Any:
-    if isinstance(default, list | dict):
-        return Field(default_factory=default.copy, description=description, json_schema_extra=extra, **limits)
-    return Field(default, description=description, json_schema_extra=extra, **limits)
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SourceConfig(Section):
@@ -201,116 +163,3 @@ class RuntimeConfig(Section):
         2, "retries after a crash of a worker; finite, or one poison shard spins for ever", ge=0
     )
     usd_per_engine_hour: float = speed_field(0.0, "price of an engine actor's machine, for the cost lines", ge=0)
-
-
-class RetryConfig(Section):
-    """What `quarry retry` hears again, on which engine, and when a text is replaced (docs/retry.md)."""
-
-    engine: EngineConfig | None = speed_field(None, "the second engine, as in `engine`; null: the run's own")
-    flagged: bool = speed_field(True, "hear flagged segments, and speech without text, again")
-    flags: list[str] = speed_field([], "only segments with one of these; empty: every flag but draft")
-    failed: bool = speed_field(False, "try failed recordings, and failed stretches of others, again")
-    languages: list[str] = speed_field([], "only recordings in these languages; empty: all")
-    stretch_s: float = speed_field(30.0, "neighbouring segments are heard together up to this length", gt=1, le=7200)
-    shard_s: float = speed_field(600.0, "audio per shard of a retry: smaller than a run's, its seeks cost more", gt=0)
-    min_coverage: float = speed_field(0.9, "share of the first text's letters that the second must have", ge=0, le=1)
-    min_gain: float = speed_field(0.05, "confidence to be gained where flags and engine are the same", ge=0, le=1)
-
-
-class SecondPassConfig(Section):
-    """What `quarry second-pass` asks a language model about finished transcripts (docs/second_pass.md)."""
-
-    name: str | None = speed_field(
-        None, "front part of the pass's folder; null: the task", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
-    )
-    task: Literal["summary", "question", "correction"] = answer_field("summary", "what is asked of every transcript")
-    question: str | None = answer_field(None, "of the task question", min_length=1, max_length=4000)
-    template: str | None = answer_field(None, "own words for the task, with {text}, {language}, {question}; null: ours")
-    combine_template: str | None = answer_field(None, "own words for joining the answers to a long transcript's parts")
-    system: str | None = answer_field(None, "what the model is told it is; null: ours; empty: nothing")
-    model: str | None = answer_field(None, "a causal language model of transformers: a folder, or a uri of one")
-    revision: str | None = answer_field(None, "revision of the model; recorded with every row")
-    markup: Literal["auto", "granite", "chatml", "llama3", "plain"] = answer_field(
-        "auto", "how the model marks who speaks; auto: by the special tokens it has"
-    )
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = answer_field(
-        "auto", "auto: bfloat16 where the accelerator has it, float16 on older ones, float32 on a CPU"
-    )
-    long_text: Literal["split", "cut", "fail"] = answer_field(
-        "split", "a transcript longer than the context: asked in parts, cut to the first part, or a failed row"
-    )
-    context_tokens: int = answer_field(8192, "longest prompt and answer together; the model's own limit is kept", ge=64)
-    max_answer_tokens: int = answer_field(512, "longest answer of summary and question; a correction's grows", ge=1)
-    max_change: float = answer_field(
-        0.4, "share of characters that a correction may change before it is rejected", gt=0, le=1
-    )
-    shard_recordings: int = speed_field(64, "recordings per shard: the unit of retry and commit", ge=1, le=10_000)
-    shard_chars: int = speed_field(200_000, "characters per shard; a longer transcript is a shard", ge=1)
-    batch_tokens: int = speed_field(32_768, "positions that decode together, padding included", ge=64)
-    device: Literal["auto", "cpu", "cuda"] = speed_field("auto", "auto: CUDA where there is one")
-    threads: int = speed_field(0, "CPU threads of one model; 0: all cores of the machine", ge=0)
-    storage_options: dict[str, Any] = speed_field({}, "fsspec options for the uri of the model")
-
-    def answer_settings(self) -> dict[str, Any]:
-        """The settings that can change an answer."""
-        return {name: getattr(self, name) for name, info in type(self).model_fields.items() if _marked(info, _ANSWERS)}
-
-
-class RunConfig(Section):
-    """Everything a run is told. docs/architecture.md says how the parts hang together."""
-
-    manifest: str = speed_field(..., "path or uri of the manifest")
-    output: str = speed_field(..., "folder or uri that receives runs")
-    name: str | None = speed_field(
-        None, "front part of the run id; null: the manifest's file name", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$"
-    )
-    source: SourceConfig = SourceConfig()
-    store: StoreConfig = StoreConfig()
-    plan: PlanConfig = PlanConfig()
-    decode: DecodeConfig = DecodeConfig()
-    chunk: ChunkConfig = ChunkConfig()
-    batch: BatchConfig = BatchConfig()
-    engine: EngineConfig = EngineConfig()
-    flags: FlagsConfig = FlagsConfig()
-    score: ScoreConfig = ScoreConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
-    second_pass: SecondPassConfig = SecondPassConfig()
-    retry: RetryConfig = RetryConfig()
-
-    def public(self) -> dict[str, Any]:
-        """All settings, with what may be secret left out: what is printed and stored."""
-        found = self.model_dump()
-        sections = [found[name] for name in ("source", "store", "engine", "second_pass")]
-        for section in [*sections, *filter(None, [found["retry"]["engine"]])]:
-            options = section["storage_options"]
-            section["storage_options"] = {key: options[key] if key in _PUBLIC_OPTIONS else "…" for key in options}
-        for name in ("manifest", "output"):
-            found[name] = _USER_INFO.sub("://…@", found[name])
-        return found
-
-    def text_settings(self) -> dict[str, Any]:
-        """The settings that can change a transcript, as a nested dict."""
-        return _text_settings(self)
-
-    def fingerprint(self) -> str:
-        """12 hex digits of the text-changing settings."""
-        canonical = json.dumps(self.text_settings(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(canonical.encode()).hexdigest()[:12]
-
-
-def _text_settings(section: BaseModel) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, info in type(section).model_fields.items():
-        value = getattr(section, name)
-        if isinstance(value, BaseModel) and info.json_schema_extra is None:  # not one that is marked as a whole
-            inner = _text_settings(value)
-            if inner:
-                found[name] = inner
-        elif _marked(info, _TEXT):
-            found[name] = value
-    return found
-
-
-def _marked(info: FieldInfo, mark: str) -> bool:
-    extra = info.json_schema_extra
-    return bool(isinstance(extra, dict) and extra.get(mark))

@@ -1,0 +1,37 @@
+"""What a run is told: one YAML file plus `a.b=c` overrides, checked before anything happens."""
+
+from pipeline.config.afterwards import RetryConfig, SecondPassConfig
+from pipeline.config.fields import Section, answer_field, speed_field, text_field
+from pipeline.config.run_config import RunConfig
+from pipeline.config.sections import (
+    BatchConfig,
+    ChunkConfig,
+    DecodeConfig,
+    EngineConfig,
+    FlagsConfig,
+    PlanConfig,
+    RuntimeConfig,
+    ScoreConfig,
+    SourceConfig,
+    StoreConfig,
+)
+
+__all__ = [
+    "BatchConfig",
+    "ChunkConfig",
+    "DecodeConfig",
+    "EngineConfig",
+    "FlagsConfig",
+    "PlanConfig",
+    "RetryConfig",
+    "RunConfig",
+    "RuntimeConfig",
+    "ScoreConfig",
+    "SecondPassConfig",
+    "Section",
+    "SourceConfig",
+    "StoreConfig",
+    "answer_field",
+    "speed_field",
+    "text_field",
+]

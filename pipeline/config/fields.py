@@ -1,0 +1,45 @@
+"""Two kinds of field in a config. Those made with `text_field` change the transcripts: together they form the fingerprint, and
+another fingerprint is another run. Those made with `speed_field` change only how fast or where: a run may be resumed with others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+TEXT, ANSWERS = "text", "answers"
+
+
+def text_field(default: Any, description: str, **limits: Any) -> Any:
+    """A field whose value can change a transcript: part of the fingerprint."""
+    return _field(default, description, {TEXT: True}, limits)
+
+
+def speed_field(default: Any, description: str, **limits: Any) -> Any:
+    """A field that changes only speed, place or limits: not part of the fingerprint."""
+    return _field(default, description, {TEXT: False}, limits)
+
+
+def answer_field(default: Any, description: str, **limits: Any) -> Any:
+    """A field that changes no transcript, but the answers of a second pass: part of that pass's own fingerprint."""
+    return _field(default, description, {TEXT: False, ANSWERS: True}, limits)
+
+
+def _field(default: Any, description: str, extra: dict[str, Any], limits: dict[str, Any]) -> Any:
+    if isinstance(default, list | dict):
+        return Field(default_factory=default.copy, description=description, json_schema_extra=extra, **limits)
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def marked(info: FieldInfo, mark: str) -> bool:
+    """Whether a field was made with the mark (TEXT, ANSWERS) set."""
+    extra = info.json_schema_extra
+    return bool(isinstance(extra, dict) and extra.get(mark))
