@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.metrics.flagged import Flagged, add_flags, count_flags
 from pipeline.metrics.summary import RunTotals
 from pipeline.records import RunIdentity, Segment, Span, Transcript
-from pipeline.report import _flag_table
+from pipeline.report.text import _flag_table
 from pipeline.schema import transcripts_table
 
 IDENTITY = RunIdentity("run", "f" * 12, "fake", "m", "r")
