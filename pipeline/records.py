@@ -171,6 +171,7 @@ class DecodedShard:
     windows: tuple[DecodedWindow, ...]
     chunks: tuple[Chunk, ...]
     pcm: Samples
+    decoded_at_s: float = 0.0  # Unix time; 0: not known
 
     def samples(self, chunk: Chunk) -> Samples:
         """The chunk's samples: a view, int16 [n_samples]."""
@@ -255,6 +256,8 @@ class EngineStats:
     draft_s: float = 0.0  # seconds of audio whose text is the engine's unedited draft
     drafted_tokens: float = 0.0  # tokens of text of which the engine tried to guess several at a time
     foretold_tokens: float = 0.0  # of them, those that were guessed right
+    queued_s: float = 0.0  # seconds the decoded shard waited for the engine
+    done_at_s: float = 0.0  # Unix time at which the engine was done with the shard; 0: not known
 
     def share(self, part: float) -> EngineStats:
         """The part of the cost that falls to one of several shards packed together."""

@@ -114,7 +114,8 @@ class RunTotals:
 
     def add_engine(self, stats: EngineStats) -> None:
         """Take what one shard cost on the engine."""
-        summed = {name: getattr(self._engine, name) + getattr(stats, name) for name in EngineStats.__slots__}
+        names = [name for name in EngineStats.__slots__ if name != "done_at_s"]  # a time of day adds up to nothing
+        summed = {name: getattr(self._engine, name) + getattr(stats, name) for name in names}
         self._engine = replace(self._engine, **summed)
 
     def table(self) -> pa.Table:
@@ -129,6 +130,7 @@ class RunTotals:
         return {
             **self._all.row(),
             "wait_s": self._engine.wait_s,
+            "queued_s": self._engine.queued_s,
             "engine_audio_s": self._engine.audio_s,
             "padded_s": self._engine.padded_s,
             "draft_s": self._engine.draft_s,

@@ -24,7 +24,7 @@ from pipeline.records import (
     Undone,
 )
 
-_DecodedHeader = TypeAdapter(tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...]])
+_DecodedHeader = TypeAdapter(tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], float])
 _Outcome = Hypothesis | Failure
 _TranscribedHeader = TypeAdapter(
     tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], tuple[_Outcome, ...], EngineStats]
@@ -40,7 +40,7 @@ def decoded_to_table(shard: DecodedShard | Undone) -> pa.Table:
     """One row: header and pcm."""
     if isinstance(shard, Undone):
         return _row(undone=_Undone.dump_json(shard))
-    header = _DecodedHeader.dump_json((shard.shard, shard.windows, shard.chunks))
+    header = _DecodedHeader.dump_json((shard.shard, shard.windows, shard.chunks, shard.decoded_at_s))
     return _row(header=header, pcm=shard.pcm)
 
 
@@ -48,8 +48,8 @@ def decoded_of(table: pa.Table) -> DecodedShard | Undone:
     """Back to the record; `pcm` is a read-only view of the row's buffer."""
     if (undone := _undone_of(table)) is not None:
         return undone
-    shard, windows, chunks = _DecodedHeader.validate_json(table["header"][0].as_py())
-    return DecodedShard(shard, windows, chunks, np.frombuffer(table["pcm"][0].as_buffer(), np.int16))
+    shard, windows, chunks, decoded_at_s = _DecodedHeader.validate_json(table["header"][0].as_py())
+    return DecodedShard(shard, windows, chunks, np.frombuffer(table["pcm"][0].as_buffer(), np.int16), decoded_at_s)
 
 
 def transcribed_to_table(shard: TranscribedShard | Undone) -> pa.Table:

@@ -53,7 +53,8 @@ class Decoder:
         """Fetch, decode and cut one shard."""
         try:
             shard = self._plan.shard(shard_id, plan_key, row_group)
-            return decode(shard, self._reader, self._assignment.config, self._assignment.max_chunk_s)
+            decoded = decode(shard, self._reader, self._assignment.config, self._assignment.max_chunk_s)
+            return replace(decoded, decoded_at_s=time.time())
         except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
             return undone(shard_id, "decode", error)
 
@@ -86,7 +87,7 @@ class Transcriber:
         """Recognise some shards, packed together. Raises EngineDead: this process cannot go on."""
         if not shards:
             return []
-        wait_s = self._idle.begin()
+        wait_s, began_at_s = self._idle.begin(), time.time()
         try:
             with self._turns.turn() as careful:
                 done = self._transcribe(shards, careful)
@@ -96,8 +97,11 @@ class Transcriber:
             return [undone(shard.shard.shard_id, "transcribe", error) for shard in shards]
         finally:
             self._idle.end()
-        first = replace(done[0], stats=replace(done[0].stats, wait_s=wait_s))
-        return [first, *done[1:]]
+        waits_s = [wait_s, *[0.0] * (len(done) - 1)]
+        return [
+            _timed(shard, waited_s, began_at_s - (decoded.decoded_at_s or began_at_s))
+            for shard, decoded, waited_s in zip(done, shards, waits_s, strict=True)
+        ]
 
     def _transcribe(self, shards: Sequence[DecodedShard], careful: bool) -> list[TranscribedShard]:
         if not careful:
@@ -127,6 +131,12 @@ class Publisher:
             return publish(shard, self._store, self._assignment.identity, self._assignment.config)
         except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
             return undone(shard.shard.shard_id, "publish", error)
+
+
+def _timed(shard: TranscribedShard, wait_s: float, queued_s: float) -> TranscribedShard:
+    """With who waited for whom. Two machines' clocks may differ by more than a shard waits: never less than nothing."""
+    times = {"wait_s": wait_s, "queued_s": max(0.0, queued_s), "done_at_s": time.time()}
+    return replace(shard, stats=replace(shard.stats, **times))
 
 
 def undone(shard_id: str, stage: str, error: Exception) -> Undone:

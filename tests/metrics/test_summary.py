@@ -163,10 +163,12 @@ def test_an_unscored_run_has_no_rates() -> None:
 def test_the_engines_seconds_are_summed() -> None:
     run = RunTotals()
     run.add_engine(EngineStats(engine_s=1, wait_s=2, audio_s=30, padded_s=40, batches=3, draft_s=6, drafted_tokens=9))
+    run.add_engine(EngineStats(queued_s=2, done_at_s=1e9))
+    run.add_engine(EngineStats(queued_s=3, done_at_s=1e9))
     run.add_engine(EngineStats(engine_s=1, wait_s=3, audio_s=30, padded_s=20, batches=1, foretold_tokens=5))
     found = run.as_dict()
     assert [found[key] for key in ("wait_s", "engine_audio_s", "padded_s", "batches", "draft_s")] == [5, 60, 60, 4, 6]
-    assert (found["drafted_tokens"], found["foretold_tokens"]) == (9, 5)
+    assert (found["drafted_tokens"], found["foretold_tokens"], found["queued_s"]) == (9, 5, 5)
 
 
 def test_failures_are_counted_by_code_with_a_few_examples() -> None:

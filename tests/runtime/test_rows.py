@@ -71,10 +71,10 @@ hypotheses = st.builds(
 @given(shards, st.lists(decoded_windows, max_size=2), st.lists(chunks, max_size=2), st.binary(max_size=64))
 def test_a_decoded_shard(shard: Shard, wins: list[DecodedWindow], cuts: list[Chunk], audio: bytes) -> None:
     pcm = np.frombuffer(audio[: len(audio) // 2 * 2], np.int16)
-    table = decoded_to_table(DecodedShard(shard, tuple(wins), tuple(cuts), pcm))
+    table = decoded_to_table(DecodedShard(shard, tuple(wins), tuple(cuts), pcm, 1.5))
     back = decoded_of(table)
     assert isinstance(back, DecodedShard)
-    assert (back.shard, back.windows, back.chunks) == (shard, tuple(wins), tuple(cuts))
+    assert (back.shard, back.windows, back.chunks, back.decoded_at_s) == (shard, tuple(wins), tuple(cuts), 1.5)
     assert np.array_equal(back.pcm, pcm)
     assert not back.pcm.flags.owndata
 

@@ -49,6 +49,7 @@ def test_totals_and_failures_add_up(ledger: Ledger, tmp_path: Path) -> None:
     assert json.loads((tmp_path / snapshot.tables / "run.json").read_text()) == snapshot.run
     shards = read(tmp_path, snapshot, "shards")
     assert sum(shards["wait_s"].to_pylist()) == pytest.approx(0.25 * shards.num_rows)
+    assert shards["done_at"].null_count == shards.num_rows  # nobody noted when, so nobody says 1970
 
 
 def test_parts_from_before_there_were_drafts_are_taken(ledger: Ledger, tmp_path: Path) -> None:
