@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from pipeline.errors import StoreError
@@ -21,11 +21,15 @@ class StoreKeyMissing(StoreError):
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """One object of a listing. `etag` (or a time, where the store has none) changes when the bytes do; None: it tells neither."""
+    """One object of a listing. `etag` (or a time, where the store has none) changes when the bytes do; None: it tells neither.
+
+    `modified_s`: when it was written, by the store's own clock, in seconds since 1970; None: it does not tell.
+    """
 
     key: str
     size_bytes: int
     etag: str | None = None
+    modified_s: float | None = field(default=None, compare=False)
 
 
 class Folder(Protocol):

@@ -47,7 +47,7 @@ class LocalFolder:
                     stat = path.stat()
                 except FileNotFoundError:
                     continue
-                yield ObjectInfo(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
+                yield ObjectInfo(key, stat.st_size, f"{stat.st_mtime_ns:x}-{stat.st_size:x}", stat.st_mtime)
 
     def get(self, key: str) -> bytes:
         """The whole file."""

@@ -121,6 +121,12 @@ class ObjectStore:
         with self._one_sentence("written", key):
             return self._folder.put_if_absent(key, data)
 
+    def discard(self, key: str) -> None:
+        """Delete an object that nobody will miss, if we have the right to: never a part of a run."""
+        _check_key(key)
+        with suppress(Exception):  # fsspec's back ends share no base class, and nothing depends on it
+            self._folder.remove(key)
+
     def open_file(self, key: str) -> BinaryIO:
         """A seekable binary file that fetches only what is read: for pyarrow. Raises StoreKeyMissing."""
         _check_key(key)

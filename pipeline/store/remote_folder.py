@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from pipeline.store.base import ObjectInfo, checked_range, is_key
 from pipeline.store.patience import persist, says_taken
 
-Page = list[tuple[str, int, str | None]]  # path, size in bytes, etag
+Page = list[tuple[str, int, str | None, float | None]]  # path, size in bytes, etag, when it was written
 
 READ_BUFFER_BYTES = 256 * 2**10
 
@@ -32,10 +33,10 @@ class RemoteFolder:
     def list(self, prefix: str, deep: bool = True) -> Iterator[ObjectInfo]:
         """Objects below the folder, page by page: never the whole listing in memory."""
         for page in self._pages(self._path(prefix), deep):
-            for path, size_bytes, etag in page:
+            for path, size_bytes, etag, modified_s in page:
                 key = path[len(self._root) :].lstrip("/")
                 if is_key(key):
-                    yield ObjectInfo(key, size_bytes, etag)
+                    yield ObjectInfo(key, size_bytes, etag, modified_s)
 
     def _pages(self, folder: str, deep: bool) -> Iterator[Page]:
         """The files below, one folder at a time."""
@@ -44,7 +45,11 @@ class RemoteFolder:
         except FileNotFoundError:
             return
         files = [entry for entry in entries if entry["type"] == "file"]
-        yield [(self._fs._strip_protocol(entry["name"]), int(entry["size"]), _etag(entry)) for entry in files]
+        names = [self._fs._strip_protocol(entry["name"]) for entry in files]
+        yield [
+            (name, int(entry["size"]), etag_of(entry), modified_of(entry))
+            for name, entry in zip(names, files, strict=True)
+        ]
         for entry in entries:
             if deep and entry["type"] == "directory":
                 yield from self._pages(entry["name"], deep)
@@ -156,8 +161,18 @@ class RangeReader(io.RawIOBase):
         return len(data)
 
 
-def _etag(entry: dict[str, Any]) -> str | None:
-    """What changes with the bytes, as the store names it: an etag, else the time of the last write."""
-    names = ("ETag", "etag", "mtime", "updated", "last_modified", "LastModified", "created")
-    found = next((entry[name] for name in names if entry.get(name)), None)
+_TIMES = ("mtime", "updated", "last_modified", "LastModified", "created")
+
+
+def etag_of(entry: dict[str, Any]) -> str | None:
+    """What changes with the bytes of an entry of a listing, as the store names it: an etag, else the time of the last write."""
+    found = next((entry[name] for name in ("ETag", "etag", *_TIMES) if entry.get(name)), None)
     return str(found).strip('"') if found else None
+
+
+def modified_of(entry: dict[str, Any]) -> float | None:
+    """When an entry of a listing was written, in seconds since 1970; None: the store does not tell, or not as a time."""
+    found = next((entry[name] for name in _TIMES if entry.get(name)), None)
+    if isinstance(found, datetime):
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    return float(found) if isinstance(found, int | float) else None

@@ -44,7 +44,10 @@ class S3Folder(RemoteFolder):
         following: dict[str, str] = {}
         while True:
             page = persist(lambda token=following: self._page(folder, **depth, **token))  # type: ignore[misc]
-            yield [(f"{bucket}/{it['Key']}", int(it["Size"]), it["ETag"].strip('"')) for it in page.get("Contents", [])]
+            yield [
+                (f"{bucket}/{it['Key']}", int(it["Size"]), it["ETag"].strip('"'), it["LastModified"].timestamp())
+                for it in page.get("Contents", [])
+            ]
             if not page.get("IsTruncated"):
                 return
             following = {"ContinuationToken": page["NextContinuationToken"]}
