@@ -16,7 +16,8 @@ from pipeline.engines.languages import is_allowed
 from pipeline.engines.requests import Wish, knows_language, shortfall
 from pipeline.errors import RunError
 from pipeline.prepare import open_ledger, prepare, run_id, run_uri, write_plan
-from pipeline.report.text import plan_text, report_text
+from pipeline.report.planned import plan_text
+from pipeline.report.text import report_text
 from pipeline.runtime.progress import clock
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any
@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import PlanConfig
+from pipeline.metrics.shares import Shares, add_shares, duration_shares, language_shares
 from pipeline.records import Recording, Shard, Window
 
 PLAN_SCHEMA = pa.schema(
@@ -95,6 +96,8 @@ def plan_table(rows: pa.Table, config: PlanConfig, first_index: int = 0, max_aud
     """
     return pa.concat_tables([PLAN_SCHEMA.empty_table(), *plan_blocks(rows, config, first_index, max_audio_s)])
 
+    by_language: Shares = field(default_factory=dict)
+    by_duration: Shares = field(default_factory=dict)
 
 def plan_blocks(
     rows: pa.Table, config: PlanConfig, first_index: int = 0, max_audio_s: float = 86_400.0
@@ -281,6 +284,21 @@ def changed_rows(rows: pa.Table, planned: pa.Table, limit: int = 5) -> list[str]
     Looks at uri, offset, duration, channel, language, keywords, reference and speakers. A row that is not planned, or a
     planned one that the manifest has no more, is no change.
     """
+        by_language=language_shares(table),
+        by_duration=duration_shares(table),
+    )
+
+
+def add_totals(one: PlanTotals, other: PlanTotals) -> PlanTotals:
+    """What two pieces of a plan amount to together, each of whole shards."""
+    return PlanTotals(
+        recordings=one.recordings + other.recordings,
+        windows=one.windows + other.windows,
+        shards=one.shards + other.shards,
+        audio_s=one.audio_s + other.audio_s,
+        unknown=one.unknown + other.unknown,
+        by_language=add_shares(one.by_language, other.by_language),
+        by_duration=add_shares(one.by_duration, other.by_duration),
     planned = planned.filter(pc.equal(planned["window_index"], 0))
     where = pc.index_in(rows["id"], value_set=planned["id"])
     rows, where = rows.filter(pc.is_valid(where)), where.drop_null()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import PurePosixPath
 
@@ -19,7 +19,9 @@ from pipeline.audio.reader import AudioReader
 from pipeline.config import RunConfig
 from pipeline.engines.base import EngineSpec, describe_engine
 from pipeline.errors import DriftError
-from pipeline.plan import PlanTotals, changed_rows, plan_table, split_new, totals
+from pipeline.metrics.cost import Expense, Terms, expected
+from pipeline.plan import PlanTotals, add_totals, changed_rows, plan_table, split_new, totals
+from pipeline.prices import terms_of
 from pipeline.records import RunIdentity
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.source.manifest import manifest_digest, manifest_roots, read_manifest
@@ -42,6 +44,12 @@ class Run:
     existing: tuple[PlanPart, ...]
     new_windows: pa.Table | None
     digest: str
+    terms: Terms
+
+    @property
+    def expected(self) -> Expense:
+        """What the plan should take and cost, all of it, on the terms of this call."""
+        return expected(self.totals.audio_s, self.terms, self.config.runtime.engine_workers)
 
     @property
     def uri(self) -> str:
@@ -79,6 +87,7 @@ def open_ledger(config: RunConfig) -> Ledger:
 def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) -> Run:
     """Check everything and work out what the plan lacks. Writes nothing. Raises RunError."""
     spec = describe_engine(config.engine)
+    terms = terms_of(config, spec)
     digest = manifest_digest(config.manifest, config.source)
     ledger = open_ledger(config)
     existing = tuple(ledger.plan_parts())
@@ -87,7 +96,7 @@ def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) ->
     if existing:
         _check_same_run(existing[0], config, spec)
     if existing and existing[-1].manifest_digest == digest:
-        return Run(config, spec, identity, roots, ledger, existing, None, digest)
+        return Run(config, spec, identity, roots, ledger, existing, None, digest, terms)
     rows = pa.concat_tables(read_manifest(config.manifest, config.source))
     if existing:
         rows = _only_new(rows, ledger, config)
@@ -96,7 +105,7 @@ def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) ->
     if rows.num_rows:
         probed = _probe(rows, config, roots, on_probe)
         windows = plan_table(probed, config.plan, first_index, config.decode.max_audio_s)
-    return Run(config, spec, identity, roots, ledger, existing, windows, digest)
+    return Run(config, spec, identity, roots, ledger, existing, windows, digest, terms)
 
 
 def write_plan(run: Run) -> Run:
@@ -104,6 +113,7 @@ def write_plan(run: Run) -> Run:
     if run.new_windows is None:
         return run
     run.ledger.store.check_writable()
+    sums = totals(run.new_windows)
     part = run.ledger.add_plan_part(
         len(run.existing),
         run.new_windows,
@@ -113,16 +123,12 @@ def write_plan(run: Run) -> Run:
             "fingerprint": run.config.fingerprint(),
             "schema_version": SCHEMA_VERSION,
             "model_revision": run.spec.revision,
-            "totals": totals(run.new_windows),
+            "totals": sums,
+            "expected": asdict(expected(sums.audio_s, run.terms, run.config.runtime.engine_workers)),
             "config": run.config.text_settings(),
         },
     )
     return replace(run, existing=(*run.existing, part), new_windows=None)
-
-
-def add_totals(one: PlanTotals, other: PlanTotals) -> PlanTotals:
-    """What two plan parts amount to together."""
-    return PlanTotals(*(a + b for a, b in zip(astuple(one), astuple(other), strict=True)))
 
 
 def _check_same_run(first: PlanPart, config: RunConfig, spec: EngineSpec) -> None:

@@ -25,6 +25,7 @@ from pipeline.engines.requests import Wish, primary_language, shortfall
 from pipeline.errors import ConfigError, RunError
 from pipeline.plan import PLAN_SCHEMA, plan_table, totals
 from pipeline.prepare import Progress, Run, open_ledger, run_id, run_uri
+from pipeline.prices import terms_of
 from pipeline.records import RunIdentity, Transcript
 from pipeline.run import Outcome, work
 from pipeline.schema import SCHEMA_VERSION, transcript_of
@@ -83,6 +84,7 @@ def prepare_retry(config: RunConfig, on_probe: Progress = lambda done, total: No
     second = config.model_copy(update={"engine": second_engine(config)})
     _check_settings(config, second)
     spec = _described(second.engine)
+    terms = terms_of(second, spec)
     base, snapshot = _finished_run(config)
     decoding = _fingerprint({"text": second.text_settings(), "revision": spec.revision, "guard": _guard(config)})
     settings = _fingerprint({"decoding": decoding, "selection": _selection(config)})
@@ -93,7 +95,7 @@ def prepare_retry(config: RunConfig, on_probe: Progress = lambda done, total: No
     def planned(retry_id: str, windows: pa.Table | None) -> PlannedRetry:
         ledger = retry_ledger(base.store, retry_id)
         existing = () if windows is not None else tuple(ledger.plan_parts())
-        run = Run(second, spec, identity, roots, ledger, existing, windows, settings)
+        run = Run(second, spec, identity, roots, ledger, existing, windows, settings, terms)
         return PlannedRetry(retry_id, run, base, config, RunIdentity(**of_base))
 
     merged = {retry["id"] for retry in snapshot.run.get("retries", ())}

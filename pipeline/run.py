@@ -157,6 +157,7 @@ def _session(run: Run, started_at: str, line: ProgressLine, first_commit_s: floa
         engine_workers=run.config.runtime.engine_workers if run.config.runtime.kind == "ray" else 1,
         hardware=f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
         versions=_versions(),
+        usd_per_hour=run.terms.usd_per_hour,
     )
 
 

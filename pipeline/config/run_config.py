@@ -15,6 +15,7 @@ from pipeline.config.sections import (
     BatchConfig,
     ChunkConfig,
     DecodeConfig,
+    CostConfig,
     EngineConfig,
     FlagsConfig,
     PlanConfig,
@@ -47,6 +48,7 @@ class RunConfig(Section):
     score: ScoreConfig = ScoreConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     second_pass: SecondPassConfig = SecondPassConfig()
+    cost: CostConfig = CostConfig()
     retry: RetryConfig = RetryConfig()
 
     def public(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.fields import Section, speed_field, text_field
@@ -162,4 +162,12 @@ class RuntimeConfig(Section):
     task_retries: int = speed_field(
         2, "retries after a crash of a worker; finite, or one poison shard spins for ever", ge=0
     )
-    usd_per_engine_hour: float = speed_field(0.0, "price of an engine actor's machine, for the cost lines", ge=0)
+
+
+class CostConfig(Section):
+    """What the run's machines cost (docs/cost.md)."""
+
+    prices: str | None = speed_field(None, "a price file such as configs/prices.yaml; null: no cost is told")
+    machines: dict[str, PositiveInt] = speed_field(
+        {}, "the machines paid for while the run goes on, by their names in the price file: {gpu-node: 2, head: 1}"
+    )

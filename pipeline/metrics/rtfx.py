@@ -1,4 +1,4 @@
-"""Speed, padding and cost, each a ratio with its two sides named; None where the divisor is nothing."""
+"""Speed and padding, each a ratio with its two sides named; None where the divisor is nothing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,3 @@ def rtfx(audio_s: float, seconds: float) -> float | None:
 def padding_waste(audio_s: float, padded_s: float) -> float | None:
     """The share of what the engine computed that was padding: 0 to 1."""
     return 1 - audio_s / padded_s if padded_s > 0 else None
-
-
-def cost_per_audio_hour(audio_s: float, worker_s: float, usd_per_worker_hour: float) -> float | None:
-    """USD per hour of audio, where `worker_s` seconds of workers were paid for (their idle time too)."""
-    return worker_s * usd_per_worker_hour / audio_s if audio_s > 0 else None

@@ -5,32 +5,11 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any
 
-from pipeline.metrics.rtfx import cost_per_audio_hour, padding_waste, rtfx
-from pipeline.prepare import Run
-from pipeline.runtime.progress import clock
+from pipeline.metrics.rtfx import padding_waste, rtfx
 from pipeline.store.snapshot import Snapshot
 
 _WIDTH = 110
 _LANGUAGES_SHOWN = 12
-
-
-def plan_text(run: Run) -> str:
-    """Hours, shards, and what they should cost."""
-    totals, runtime = run.totals, run.config.runtime
-    hours = totals.audio_s / 3600
-    engine_hours = hours / run.spec.rtfx_per_worker
-    lines = [
-        f"run        {run.identity.run_id}, in {run.uri}",
-        f"plan       {totals.recordings} recordings, {hours:.2f} h, {totals.windows} windows in {totals.shards} shards",
-        f"engine     {run.spec.name}, model {run.spec.model}, revision {run.spec.revision}",
-        f"expected   {clock(engine_hours * 3600)} of engine time at about {run.spec.rtfx_per_worker:g}× real time,"
-        f" {clock(engine_hours * 3600 / runtime.engine_workers)} with {runtime.engine_workers} engine workers",
-    ]
-    if runtime.usd_per_engine_hour:
-        lines.append(f"cost       about ${engine_hours * runtime.usd_per_engine_hour:.2f}")
-    if run.existing and run.new_windows is not None:
-        lines.append(f"grown      {run.new_windows.num_rows} windows are new in the manifest")
-    return "\n".join(lines)
 
 
 def report_text(snapshot: Snapshot, settings: str) -> str:
@@ -49,7 +28,8 @@ def report_text(snapshot: Snapshot, settings: str) -> str:
     return "\n\n".join(section for section in sections if section)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> str:
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """Columns and rows as lines of text; the first column to the left, the others to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -60,14 +40,14 @@ def _table(columns: list[str], rows: list[list[str]]) -> str:
     for row in rows:
         table.add_row(*row)
     buffer = StringIO()
-    Console(file=buffer, width=_WIDTH, color_system=None).print(table)
+    Console(file=buffer, width=_WIDTH, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines() if line.strip())
 
 
 def _status_table(totals: dict[str, Any]) -> str:
     rows = [[status, f"{totals[status]:,}"] for status in ("ok", "partial", "failed", "skipped") if totals[status]]
     rows.append(["all", f"{totals['recordings']:,} ({totals['audio_s'] / 3600:.2f} h)"])
-    return _table(["status", "recordings"], rows)
+    return table(["status", "recordings"], rows)
 
 
 def _score_table(by_language: dict[str, dict[str, Any]]) -> str:
@@ -84,7 +64,7 @@ def _score_table(by_language: dict[str, dict[str, Any]]) -> str:
         ]
         for language, score in ((name, scored[name]) for name in largest)
     ]
-    return _table(["language", "scored", "words", "WER", "95 % interval", "CER"], rows) if rows else ""
+    return table(["language", "scored", "words", "WER", "95 % interval", "CER"], rows) if rows else ""
 
 
 def _flag_table(totals: dict[str, Any]) -> str:
@@ -98,7 +78,7 @@ def _flag_table(totals: dict[str, Any]) -> str:
         ]
         for flag, found in totals.get("flags", {}).items()  # snapshots from before there were flags have none
     ]
-    return _table(["flag", "segments", "recordings", "audio", "of all"], rows) if rows else ""
+    return table(["flag", "segments", "recordings", "audio", "of all"], rows) if rows else ""
 
 
 def _percent(share: float | None) -> str:
@@ -144,12 +124,20 @@ def _engine_lines(run: dict[str, Any], wall_s: float) -> list[str]:
     if tokens := totals.get("drafted_tokens", 0.0):
         share = totals["foretold_tokens"] / tokens
         lines.append(f"foretold       {share:8.1%}   of the tokens that had a draft to check".replace("%", " %"))
-    price = run["config"]["runtime"]["usd_per_engine_hour"]
-    if price and wall_s:
-        worker_s = sum(session["wall_s"] * session["engine_workers"] for session in sessions)
-        cost = cost_per_audio_hour(sum(session["audio_s"] for session in sessions), worker_s, price)
-        lines.append(f"cost           {cost or 0:8.4f}   USD per audio hour")
+    lines += _cost_lines(run)
     return lines
+
+
+def _cost_lines(run: dict[str, Any]) -> list[str]:
+    cost = run.get("cost")  # snapshots from before there were price files have none
+    if not cost or cost["spent"]["usd"] is None:
+        return []
+    spent, expected = cost["spent"], cost["expected"]
+    line = f"cost           {spent['usd_per_audio_h'] or 0:8.4f}   USD per audio hour"
+    line += f": {spent['usd']:,.2f} for {spent['audio_h']:,.2f} h"
+    if expected and expected["usd"] is not None:
+        line += f"; {expected['usd']:,.2f} for {expected['audio_h']:,.2f} h were expected"
+    return [line]
 
 
 def _retry_lines(retries: list[dict[str, Any]]) -> list[str]:

@@ -57,6 +57,7 @@ class PlanPart:
     model_revision: str
     totals: PlanTotals
     config: dict[str, Any]
+    expected: dict[str, Any] | None = None  # Expense, as it was when this part was planned; older plans have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Session:
     engine_workers: int
     hardware: str
     versions: dict[str, str]
+    usd_per_hour: float | None = None  # of all machines together; None: nobody had said
 
 
 class Ledger:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import RunConfig
 from pipeline.errors import RunBrokenOffError, StoreError
+from pipeline.metrics.cost import Expense, spent, together
 from pipeline.metrics.summary import RunTotals
 from pipeline.records import EngineStats, RunIdentity, Shard
 from pipeline.schema import (
@@ -164,12 +165,14 @@ def _write_snapshot(
     stats_writer.add(finalizer.totals.table())
     stats_writer.close()
     writers = {**finalizer.writers, "stats": stats_writer}
+    sessions = [asdict(session) for session in ledger.sessions()]
     run = {
         **asdict(identity),
         "uri": store.uri,
         "config": config.public(),
         "totals": finalizer.totals.as_dict(),
-        "sessions": [asdict(session) for session in ledger.sessions()],
+        "sessions": sessions,
+        "cost": _cost(ledger, sessions),
         **({"retries": finalizer.retried.summary()} if finalizer.retried else {}),
     }
     store.put_if_absent(f"{folder}/run.json", json.dumps(run, indent=1).encode())
@@ -181,6 +184,12 @@ def _write_snapshot(
         if taken and taken.tables == folder:
             return taken  # another driver finalized the same parts meanwhile
         number += 1
+
+
+def _cost(ledger: Ledger, sessions: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the plan was expected to take and cost, and what the sessions took: two Expenses (`metrics.cost`)."""
+    planned = [Expense(**part.expected) for part in ledger.plan_parts() if part.expected]
+    return {"expected": asdict(together(planned)) if planned else None, "spent": asdict(spent(sessions))}
 
 
 def _digest(parts: dict[str, Part], ledger: Ledger, finished: Sequence[FinishedRetry]) -> str:

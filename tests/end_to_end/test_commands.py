@@ -17,11 +17,18 @@ from pipeline.metrics.wer import error_rate, total
 from pipeline.schema import transcript_of
 
 
+def priced(folder: Path) -> dict[str, str]:
+    """Settings of two machines at 2 USD an hour each."""
+    file = folder / "prices.yaml"
+    file.write_text("machines: {box: {usd_per_hour: 2.0}}")
+    return {"cost.prices": str(file), "cost.machines": "{box: 2}"}
+
+
 @pytest.fixture(scope="module")
 def settings(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A finished run."""
     output = tmp_path_factory.mktemp("commands")
-    made = fake_settings(archive / "manifest.jsonl", output, **{"runtime.usd_per_engine_hour": 4.0})
+    made = fake_settings(archive / "manifest.jsonl", output, **priced(output))
     assert quarry("run", *made).returncode == 1
     return made
 
@@ -35,9 +42,7 @@ def test_looking_writes_nothing(archive: Path, tmp_path: Path, command: list[str
 
 
 def test_explain_tells_settings_hours_shards_and_cost(archive: Path, tmp_path: Path) -> None:
-    done = quarry(
-        "run", "--explain", *fake_settings(archive / "manifest.jsonl", tmp_path, **{"runtime.usd_per_engine_hour": 4})
-    )
+    done = quarry("run", "--explain", *fake_settings(archive / "manifest.jsonl", tmp_path, **priced(tmp_path)))
     assert "overlap_s: 8.0" in done.stdout
     assert "14 recordings, 0.2" in done.stdout
     assert "shards" in done.stdout

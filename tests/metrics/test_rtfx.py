@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.metrics.rtfx import cost_per_audio_hour, padding_waste, rtfx
+from pipeline.metrics.rtfx import padding_waste, rtfx
 
 
 def test_rtfx_is_audio_by_time() -> None:
@@ -17,9 +17,3 @@ def test_padding_is_the_share_of_work_thrown_away() -> None:
     assert padding_waste(30, 120) == 0.75
     assert padding_waste(30, 30) == 0
     assert padding_waste(0, 0) is None
-
-
-def test_cost_counts_the_hours_paid_for() -> None:
-    # 10 h of audio, two workers for half an hour each at 4 USD an hour.
-    assert cost_per_audio_hour(36_000, 2 * 1800, 4.0) == pytest.approx(0.4)
-    assert cost_per_audio_hour(0, 100, 4.0) is None
