@@ -1,5 +1,8 @@
 """Bytes of objects: local files by descriptor, small remote objects whole, large ones by ranges. Knows nothing of audio.
 
+A recording inside a container is its own bytes and no others: a range of a tar file, a value of a Parquet file. The decoder never
+sees the container.
+
 Credentials stay on this side: the decoder gets a descriptor or asks for ranges, never a URL.
 
 A refusal is a verdict on a recording only while the store gives us others: a whole archive must not become failed rows because
@@ -13,10 +16,13 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import fsspec
 
+from pipeline.audio import tar
+from pipeline.audio.member import Piece
 from pipeline.audio.uri_policy import Location
 from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.errors import AudioError, RefusedError, TransientError
@@ -79,18 +85,60 @@ class Blob:
         self.size, self.etag, self.fd, self.ranges = size, etag, fd, ranges
 
     @classmethod
-    def copy(cls, data: bytes, etag: str | None) -> Blob:
+    def copy(cls, data: bytes | memoryview, etag: str | None) -> Blob:
         """A blob in memory."""
         fd = os.memfd_create("audio")
         with os.fdopen(os.dup(fd), "wb") as file:
             file.write(data)
         return cls(len(data), etag, fd=fd)
 
+    def shared(self) -> Blob:
+        """The same object once more, to be closed by itself."""
+        return Blob(self.size, self.etag, None if self.fd is None else os.dup(self.fd), self.ranges)
+
     def close(self) -> None:
         """Give the descriptor back."""
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
+
+
+class Container:
+    """An object that recordings lie in, read by ranges. `parquet`: its rows, once one was asked for."""
+
+    def __init__(self, location: Location, size: int, etag: str | None, read_range: ReadRange) -> None:
+        self.location, self.size, self.etag, self.read_range = location, size, etag, read_range
+        self.parquet: Any = None  # pipeline.audio.row_group.Opened
+
+    @classmethod
+    def local(cls, location: Location) -> Container:
+        """A file. Raises AudioError as `Fetcher.open` does."""
+        blob = _open_local(location.path)
+        return cls(location, blob.size, blob.etag, _LocalFile(blob).read_range)
+
+    def is_like(self, other: Container) -> bool:
+        """Whether it is the same object, unchanged."""
+        return (self.location, self.size, self.etag) == (other.location, other.size, other.etag)
+
+
+class _LocalFile:
+    """A file that stays open as long as anything may read from it."""
+
+    def __init__(self, blob: Blob) -> None:
+        self._blob = blob
+
+    def __del__(self) -> None:
+        self._blob.close()
+
+    def read_range(self, start: int, end: int) -> bytes:
+        assert self._blob.fd is not None
+        data = b""
+        while len(data) < end - start:
+            more = os.pread(self._blob.fd, end - start - len(data), start + len(data))
+            if not more:
+                raise AudioError("input_changed", "The file has become shorter while it was read; plan a new run.")
+            data = data + more if data else more
+        return data
 
 
 class Fetcher:
@@ -103,14 +151,18 @@ class Fetcher:
         self._readable: dict[str, Location] = {}  # the object read last, by bucket
         self._filesystems: dict[str, Any] = {}
         self._last: tuple[Location, Blob] | None = None
+        self._container: Container | None = None  # the last one, and the row group that is being read
         self.fetched_bytes = 0  # from remote stores, since the beginning
 
     def open(self, location: Location, expect: tuple[int | None, str | None] = (None, None)) -> Blob:
         """The object at `location`; valid until the next call.
 
         Raises AudioError: not_found, access_denied, uri_refused (not a regular file), empty_file, object_too_large,
-        input_changed (size or etag differ from `expect`), fetch_failed. RefusedError: the store refuses more than this object.
+        input_changed (size or etag differ from `expect`), fetch_failed; of Parquet bad_header. RefusedError: the store refuses
+        more than this object. The size is that of the recording, the etag its container's.
         """
+        if location.member is not None:
+            return self._open_member(location, expect)
         if location.scheme == "file":
             self._forget()
             blob = _open_local(location.path)
@@ -129,8 +181,9 @@ class Fetcher:
         return self._last[1]
 
     def close(self) -> None:
-        """Forget the last object."""
+        """Forget the last object, and its container."""
         self._forget()
+        self._container = None
 
     def _forget(self) -> None:
         if self._last:
@@ -138,6 +191,9 @@ class Fetcher:
             self._last = None
 
     def _remote(self, location: Location, size: int, etag: str | None) -> Blob:
+        return self._part(self._reading(location), 0, size, etag)
+
+    def _reading(self, location: Location) -> ReadRange:
         def read_range(start: int, end: int) -> bytes:
             data: bytes = self._ask(
                 lambda fs: checked_range(fs.cat_file(location.path, start=start, end=end), start, end), location
@@ -146,9 +202,65 @@ class Fetcher:
             self._readable[_bucket(location)] = location
             return data
 
+        return read_range
+
+    def _part(self, read_range: ReadRange, start: int, end: int, etag: str | None) -> Blob:
+        """The bytes [start, end) of an object: a copy of few, many by ranges."""
+        size = end - start
         if size > self._decode.whole_object_bytes:
-            return Blob(size, etag, ranges=Ranges(read_range, size, self._decode.range_bytes))
-        return Blob.copy(read_range(0, size), etag)
+            inside = Ranges(lambda low, high: read_range(start + low, start + high), size, self._decode.range_bytes)
+            return Blob(size, etag, ranges=inside)
+        return Blob.copy(read_range(start, end), etag)
+
+    def _open_member(self, location: Location, expect: tuple[int | None, str | None]) -> Blob:
+        container = self._open_container(replace(location, member=None))
+        if self._last and self._last[0] == location:
+            self._check(self._last[1].size, container.etag, expect)
+            return self._last[1]
+        member = location.member
+        if isinstance(member, Piece):
+            self._check(member.end - member.start, container.etag, expect)
+            blob = self._open_piece(container, member)
+        else:
+            from pipeline.audio.row_group import Opened
+
+            if container.parquet is None:
+                container.parquet = Opened(container.read_range, container.size, self._decode.max_object_bytes)
+            value = container.parquet.value(member)
+            self._check(value.size, container.etag, expect)
+            blob = Blob.copy(memoryview(value), container.etag)
+        self._forget()
+        self._last = (location, blob)
+        return blob
+
+    def _open_container(self, location: Location) -> Container:
+        """The container as it is now; what was read of it is kept while it is the same."""
+        if location.scheme == "file":
+            found = Container.local(location)
+        else:
+            info = self._ask(lambda fs: fs.info(location.path), location)
+            if info.get("type") == "directory":
+                raise AudioError("not_found", "The uri names a folder, not an object; correct the row.")
+            found = Container(location, int(info.get("size") or 0), _etag(info), self._reading(location))
+        if self._container is None or not self._container.is_like(found):
+            self.close()  # the last recording of another one, too
+            self._container = found
+        return self._container
+
+    def _open_piece(self, container: Container, piece: Piece) -> Blob:
+        changed = AudioError(
+            "input_changed", "The tar file does not hold this member where it was found; plan a new run."
+        )
+        if piece.end > container.size:
+            raise changed
+        size, head = piece.end - piece.start, tar.BLOCK_BYTES
+        whole = size <= self._decode.whole_object_bytes
+        data = container.read_range(piece.start - head, piece.end if whole else piece.start)
+        if not tar.check_piece(data[:head], piece):
+            raise changed
+        if whole:
+            return Blob.copy(memoryview(data)[head:], container.etag)
+        return self._part(container.read_range, piece.start, piece.end, container.etag)
 
     def _ask(self, question: Callable[[Any], Any], location: Location) -> Any:
         try:
@@ -183,7 +295,9 @@ class Fetcher:
         before = self._readable.get(_bucket(location))
         if before is not None and before != location:
             return self._first_byte(before) is None
-        others = (other for other in self._neighbours() if other.scheme == location.scheme and other != location)
+        others = (
+            other for other in self._neighbours() if other.scheme == location.scheme and other.path != location.path
+        )
         return any(self._first_byte(other) is None for other in others)
 
     def _first_byte(self, location: Location) -> Exception | None:

@@ -1,7 +1,7 @@
 """Which URIs a manifest row may name. A manifest comes from strangers: what is not allowed is refused.
 
 Allowed is what lies under a root: a local folder, or a bucket with an optional prefix. Opens nothing; follows local links to
-see where they lead.
+see where they lead. A recording inside a container is where its container is; what the uri says behind that leads nowhere else.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
+from pipeline.audio.member import Member, Piece, split_member
+from pipeline.audio.tar import BLOCK_BYTES
 from pipeline.errors import AudioError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
@@ -25,10 +27,11 @@ _NEVER = {"http", "https", "ftp"}  # redirects and private addresses: mirror suc
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A URI that passed: `path` is a real local path, or bucket/key."""
+    """A URI that passed: `path` is a real local path, or bucket/key; `member`: what is meant in there, None: all of it."""
 
     scheme: str
     path: str
+    member: Member | None = None
 
 
 def resolve(uri: str, roots: Sequence[str], schemes: Sequence[str]) -> Location:
@@ -40,6 +43,9 @@ def resolve(uri: str, roots: Sequence[str], schemes: Sequence[str]) -> Location:
         raise _refused(uri, "is not a plain path or uri; correct the row")
     if not roots:
         raise _refused(uri, "has no root to lie under; set source.roots")
+    whole, (uri, member) = uri, split_member(uri)
+    if not uri or not _is_likely(member):
+        raise _refused(whole, "names something that no container can hold; correct the row")
     scheme, rest = _split(uri)
     if scheme is None and not uri.startswith("/"):
         scheme, rest = _join(roots[0], uri)
@@ -51,7 +57,14 @@ def resolve(uri: str, roots: Sequence[str], schemes: Sequence[str]) -> Location:
     inside = _local(uri, rest, roots) if scheme == "file" else _remote(uri, scheme, rest, roots)
     if inside is None:
         raise _refused(uri, "lies outside the allowed folders and buckets; add its folder to source.roots")
-    return Location(scheme, inside)
+    return Location(scheme, inside, member)
+
+
+def _is_likely(member: Member | None) -> bool:
+    """Whether a tar file can have such a member: behind a header, at a whole block."""
+    if isinstance(member, Piece):
+        return BLOCK_BYTES <= member.start <= member.end and member.start % BLOCK_BYTES == 0
+    return member is None or bool(member.column)
 
 
 def _split(uri: str) -> tuple[str | None, str]:
