@@ -12,6 +12,7 @@ Nothing here knows Ray: `runtime.ray_flow` places these steps on a cluster, `run
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.config import RunConfig
 from pipeline.engines.base import Engine
 from pipeline.engines.runner import MemoryBudget, run_batches
 from pipeline.errors import TransientError
+from pipeline.metrics.measures import code_label, language_label
 from pipeline.records import (
     SAMPLE_RATE_HZ,
     Chunk,
@@ -89,6 +91,9 @@ def publish(shard: TranscribedShard, store: ObjectStore, identity: RunIdentity, 
     data = encode_part(transcripts_table(rows, identity, shard.shard.shard_id), shard.stats)
     won = publish_part(store, shard.shard.shard_id, data)
     count = {status: sum(row.status == status for row in rows) for status in ("ok", "partial", "failed")}
+    languages: defaultdict[str, float] = defaultdict(float)
+    for row in rows:
+        languages[language_label(row.language)] += row.duration_s
     return Receipt(
         shard_id=shard.shard.shard_id,
         outcome="won" if won else "exists",
@@ -100,4 +105,12 @@ def publish(shard: TranscribedShard, store: ObjectStore, identity: RunIdentity, 
         wait_s=shard.stats.wait_s,
         padded_s=shard.stats.padded_s,
         draft_s=shard.stats.draft_s,
+        engine_audio_s=shard.stats.audio_s,
+        batches=shard.stats.batches,
+        backoffs=shard.stats.backoffs,
+        queued_s=shard.stats.queued_s,
+        decoding=shard.decoding,
+        languages=languages,
+        failure_codes=Counter(code_label(row.failure.code) for row in rows if row.failure),
+        replaced=shard.replaced,
     )

@@ -172,6 +172,8 @@ class DecodedShard:
     chunks: tuple[Chunk, ...]
     pcm: Samples
     decoded_at_s: float = 0.0  # Unix time; 0: not known
+    decoding: StepTime = field(default_factory=lambda: StepTime())
+    replaced: tuple[str, ...] = ()  # stages whose worker had just taken the place of one that died
 
     def samples(self, chunk: Chunk) -> Samples:
         """The chunk's samples: a view, int16 [n_samples]."""
@@ -181,6 +183,14 @@ class DecodedShard:
         """The chunk as an engine sees it."""
         recording = self.shard.windows[chunk.window].recording
         return ChunkAudio(self.samples(chunk), recording.language, recording.keywords)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """How a worker spent its wall time over one shard."""
+
+    busy_s: float = 0.0
+    wait_s: float = 0.0  # idle before the shard came
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,6 +268,7 @@ class EngineStats:
     foretold_tokens: float = 0.0  # of them, those that were guessed right
     queued_s: float = 0.0  # seconds the decoded shard waited for the engine
     done_at_s: float = 0.0  # Unix time at which the engine was done with the shard; 0: not known
+    backoffs: float = 0.0  # batches that ran out of memory and were halved
 
     def share(self, part: float) -> EngineStats:
         """The part of the cost that falls to one of several shards packed together."""
@@ -270,18 +281,21 @@ class EngineStats:
             self.draft_s * part,
             self.drafted_tokens * part,
             self.foretold_tokens * part,
+            backoffs=self.backoffs * part,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class TranscribedShard:
-    """A shard with one outcome per chunk, in order, no audio."""
+    """A shard with one outcome per chunk, in order, no audio. `decoding` and `replaced` as in DecodedShard."""
 
     shard: Shard
     windows: tuple[DecodedWindow, ...]
     chunks: tuple[Chunk, ...]
     outcomes: tuple[Hypothesis | Failure, ...]
     stats: EngineStats
+    decoding: StepTime = field(default_factory=lambda: StepTime())
+    replaced: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +368,15 @@ class Receipt:
     wait_s: float
     padded_s: float
     draft_s: float
+    engine_audio_s: float = 0.0  # speech given to the engine
+    batches: int = 0
+    backoffs: float = 0.0  # batches that ran out of memory
+    queued_s: float = 0.0  # what the decoded shard waited for the engine
+    decoding: StepTime = field(default_factory=lambda: StepTime())
+    publishing: StepTime = field(default_factory=lambda: StepTime())
+    languages: Mapping[str, float] = field(default_factory=dict)  # label (pipeline.metrics.measures) → seconds of audio
+    failure_codes: Mapping[str, int] = field(default_factory=dict)  # of failed and partial rows
+    replaced: tuple[str, ...] = ()  # stages whose worker had just taken the place of one that died
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,13 +20,15 @@ from pipeline.engines.base import Engine, EngineSpec
 from pipeline.engines.requests import Wish, knows_language, primary_language, shortfall
 from pipeline.engines.watchdog import watched
 from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory, ItemError
+from pipeline.metrics.measures import BATCH_FILL, OOM_BACKOFFS, PADDING, SILENT, Recorder
 from pipeline.records import ChunkAudio, EngineStats, Failure, Hypothesis
 
 
 class MemoryBudget:
-    """What one process has learned about its engine's memory; all calls of the process share it."""
+    """What one process has learned about its engine's memory; all calls of it share that, and whom they tell of batches."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: Recorder = SILENT) -> None:
+        self.recorder = recorder
         self.limit_s = float("inf")  # padded seconds per batch
         self.clock = SharedClock()
         self.line = Line()
@@ -34,6 +36,7 @@ class MemoryBudget:
     def did_not_fit(self, seconds: float) -> None:
         """A batch of so many padded seconds ran out of memory: try half, and never more again."""
         self.limit_s = min(self.limit_s, seconds / 2)
+        self.recorder.record(OOM_BACKOFFS)
 
 
 class Line:
@@ -124,9 +127,12 @@ def run_batches(
             found = _attempt(engine, [_plain(chunks[index]) for index in indices])
         engine_s = stats.engine_s + memory.clock.leave(mark)
         stats = replace(stats, engine_s=engine_s, padded_s=stats.padded_s + seconds, batches=stats.batches + 1)
+        memory.recorder.record(BATCH_FILL, seconds / batch.max_audio_s)
+        memory.recorder.record(PADDING, 1 - float(audio_s[indices].sum()) / seconds if seconds else 0.0)
         if isinstance(found, Failure) and len(indices) > 1:
             if found.code == "engine_oom":
                 memory.did_not_fit(seconds)
+                stats = replace(stats, backoffs=stats.backoffs + 1)
             waiting += _halves(indices)
         elif isinstance(found, Failure):
             outcomes[indices[0]] = replace(found, attempts=int(attempts[indices[0]]))

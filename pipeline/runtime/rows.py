@@ -20,14 +20,16 @@ from pipeline.records import (
     Receipt,
     Samples,
     Shard,
+    StepTime,
     TranscribedShard,
     Undone,
 )
 
-_DecodedHeader = TypeAdapter(tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], float])
+_Times = tuple[StepTime, tuple[str, ...]]  # decoding, replaced
+_DecodedHeader = TypeAdapter(tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], float, _Times])
 _Outcome = Hypothesis | Failure
 _TranscribedHeader = TypeAdapter(
-    tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], tuple[_Outcome, ...], EngineStats]
+    tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], tuple[_Outcome, ...], EngineStats, _Times]
 )
 _Receipt = TypeAdapter(Receipt)
 _Undone = TypeAdapter(Undone)
@@ -40,7 +42,9 @@ def decoded_to_table(shard: DecodedShard | Undone) -> pa.Table:
     """One row: header and pcm."""
     if isinstance(shard, Undone):
         return _row(undone=_Undone.dump_json(shard))
-    header = _DecodedHeader.dump_json((shard.shard, shard.windows, shard.chunks, shard.decoded_at_s))
+    header = _DecodedHeader.dump_json(
+        (shard.shard, shard.windows, shard.chunks, shard.decoded_at_s, (shard.decoding, shard.replaced))
+    )
     return _row(header=header, pcm=shard.pcm)
 
 
@@ -48,15 +52,17 @@ def decoded_of(table: pa.Table) -> DecodedShard | Undone:
     """Back to the record; `pcm` is a read-only view of the row's buffer."""
     if (undone := _undone_of(table)) is not None:
         return undone
-    shard, windows, chunks, decoded_at_s = _DecodedHeader.validate_json(table["header"][0].as_py())
-    return DecodedShard(shard, windows, chunks, np.frombuffer(table["pcm"][0].as_buffer(), np.int16), decoded_at_s)
+    shard, windows, chunks, decoded_at_s, times = _DecodedHeader.validate_json(table["header"][0].as_py())
+    pcm = np.frombuffer(table["pcm"][0].as_buffer(), np.int16)
+    return DecodedShard(shard, windows, chunks, pcm, decoded_at_s, *times)
 
 
 def transcribed_to_table(shard: TranscribedShard | Undone) -> pa.Table:
     """One row: the header."""
     if isinstance(shard, Undone):
         return _row(undone=_Undone.dump_json(shard))
-    fields = (shard.shard, shard.windows, shard.chunks, shard.outcomes, shard.stats)
+    times = (shard.decoding, shard.replaced)
+    fields = (shard.shard, shard.windows, shard.chunks, shard.outcomes, shard.stats, times)
     return _row(header=_TranscribedHeader.dump_json(fields))
 
 
@@ -64,7 +70,8 @@ def transcribed_of(table: pa.Table) -> TranscribedShard | Undone:
     """Back to the record."""
     if (undone := _undone_of(table)) is not None:
         return undone
-    return TranscribedShard(*_TranscribedHeader.validate_json(table["header"][0].as_py()))
+    *fields, times = _TranscribedHeader.validate_json(table["header"][0].as_py())
+    return TranscribedShard(*fields, *times)
 
 
 def receipt_to_table(receipt: Receipt | Undone) -> pa.Table:
