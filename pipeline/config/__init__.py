@@ -1,13 +1,14 @@
 """What a run is told: one YAML file plus `a.b=c` overrides, checked before anything happens."""
 
 from pipeline.config.afterwards import RetryConfig, SecondPassConfig
+from pipeline.config.backfill import BackfillConfig
 from pipeline.config.fields import Section, answer_field, speed_field, text_field
 from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import (
     BatchConfig,
     ChunkConfig,
-    DecodeConfig,
     CostConfig,
+    DecodeConfig,
     EngineConfig,
     FlagsConfig,
     PlanConfig,
@@ -18,11 +19,12 @@ from pipeline.config.sections import (
 )
 
 __all__ = [
+    "BackfillConfig",
     "BatchConfig",
     "ChunkConfig",
+    "CostConfig",
     "DecodeConfig",
     "EngineConfig",
-    "CostConfig",
     "FlagsConfig",
     "PlanConfig",
     "RetryConfig",

@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.config.afterwards import RetryConfig, SecondPassConfig
+from pipeline.config.backfill import BackfillConfig
 from pipeline.config.fields import TEXT, Section, marked, speed_field
 from pipeline.config.sections import (
     BatchConfig,
     ChunkConfig,
-    DecodeConfig,
     CostConfig,
+    DecodeConfig,
     EngineConfig,
     FlagsConfig,
     PlanConfig,
@@ -47,9 +48,10 @@ class RunConfig(Section):
     flags: FlagsConfig = FlagsConfig()
     score: ScoreConfig = ScoreConfig()
     runtime: RuntimeConfig = RuntimeConfig()
-    second_pass: SecondPassConfig = SecondPassConfig()
     cost: CostConfig = CostConfig()
+    second_pass: SecondPassConfig = SecondPassConfig()
     retry: RetryConfig = RetryConfig()
+    backfill: BackfillConfig = BackfillConfig()
 
     def public(self) -> dict[str, Any]:
         """All settings, with what may be secret left out: what is printed and stored."""

@@ -19,6 +19,10 @@ class SourceConfig(Section):
     schemes: list[str] = speed_field(["file", "s3"], "uri schemes that rows may use")
     roots: list[str] = speed_field([], "folders or buckets that rows may point into; empty: the manifest's own folder")
     storage_options: dict[str, Any] = speed_field({}, "fsspec options for reading (endpoint_url, profile, anon …)")
+    min_age_s: float = speed_field(
+        0.0, "of a listing, files younger than this are left: they may still be uploaded", ge=0
+    )
+    only: dict[str, str] = speed_field({}, "only rows that have these values in these columns: {site: berlin}")
 
 
 class StoreConfig(Section):

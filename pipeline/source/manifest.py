@@ -5,6 +5,8 @@ Rows stream through in tables of bounded size; what is kept per row is 8 bytes, 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -16,6 +18,7 @@ import pyarrow.compute as pc
 from pipeline.audio.uri_policy import resolve
 from pipeline.config import SourceConfig
 from pipeline.errors import AudioError, ManifestError
+from pipeline.source.choosing import chosen
 from pipeline.source.dialects import Manifest, folder_of_rows, open_manifest
 from pipeline.source.formats import Complain, within
 from pipeline.source.opening import is_local, local_path
@@ -88,12 +91,14 @@ def read_manifest(uri: str, config: SourceConfig) -> Iterator[pa.Table]:
         )
 
     hashes = [np.zeros(0, np.int64)]
-    for _, _, table in _tables(manifest, stop):
+    for _, _, table in _tables(manifest, config, stop):
         hashes.append(_hashes(table["id"]))
         yield table
     if not sum(map(len, hashes)):
+        if config.only:
+            raise ManifestError(f"No row of the manifest {uri} is chosen by source.only={config.only}; correct it.")
         raise ManifestError(f"The manifest {uri} has no rows; write one per recording (docs/manifest.md).")
-    _find_duplicates(manifest, hashes, stop)
+    _find_duplicates(manifest, config, hashes, stop)
 
 
 def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda language, keywords: None) -> ManifestReport:
@@ -109,7 +114,7 @@ def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda languag
     audio_s = 0.0
     roots = manifest_roots(uri, config)
     hashes = [np.zeros(0, np.int64)]
-    for place, numbers, table in _tables(manifest, problems.add):
+    for place, numbers, table in _tables(manifest, config, problems.add):
         hashes.append(_hashes(table["id"]))
         rows += table.num_rows
         audio_s += pc.sum(table["duration_s"]).as_py() or 0.0
@@ -123,7 +128,7 @@ def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda languag
                 within(place, refused.add)(number, reason)
     if not rows and not problems.count:
         problems.add(1, "there are no rows")
-    _find_duplicates(manifest, hashes, problems.add)
+    _find_duplicates(manifest, config, hashes, problems.add)
     return ManifestReport(
         uri=uri,
         rows=rows,
@@ -140,8 +145,11 @@ def check_manifest(uri: str, config: SourceConfig, judge: Judge = lambda languag
 
 
 def manifest_digest(uri: str, config: SourceConfig) -> str:
-    """sha256 of the manifest's bytes (of a listing: of its names), hex. Raises ManifestError."""
-    return open_manifest(uri, config).digest()
+    """sha256 of the manifest's bytes (of a listing: of its names), hex; other rows chosen are another. Raises ManifestError."""
+    digest = open_manifest(uri, config).digest()
+    if not config.only:
+        return digest
+    return hashlib.sha256(f"{digest} {json.dumps(config.only, sort_keys=True)}".encode()).hexdigest()
 
 
 def manifest_roots(uri: str, config: SourceConfig) -> tuple[str, ...]:
@@ -188,11 +196,16 @@ def _objections(table: pa.Table, judge: Judge) -> list[str | None]:
     return [said[wish] for wish in wishes]
 
 
-def _tables(manifest: Manifest, complain: Complain) -> Iterator[tuple[str, list[int], pa.Table]]:
-    """File (of several), line numbers and rows, block by block."""
+def _tables(manifest: Manifest, config: SourceConfig, complain: Complain) -> Iterator[tuple[str, list[int], pa.Table]]:
+    """File (of several), line numbers and rows, block by block; those alone that `source.only` chooses."""
     for block in manifest.read(complain):
         table = rows_table(block, manifest.folder, within(block.place, complain), manifest.keys)
-        yield block.place, block.numbers, table
+        numbers = block.numbers
+        if config.only:
+            mask = chosen(table, config.only)
+            table = table.filter(mask)
+            numbers = [number for number, wanted in zip(numbers, mask.to_pylist(), strict=True) if wanted]
+        yield block.place, numbers, table
 
 
 def _hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -200,14 +213,16 @@ def _hashes(ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
     return np.fromiter((hash(id_) for id_ in ids.drop_null().to_pylist()), np.int64)
 
 
-def _find_duplicates(manifest: Manifest, hashes: list[npt.NDArray[np.int64]], complain: Complain) -> None:
+def _find_duplicates(
+    manifest: Manifest, config: SourceConfig, hashes: list[npt.NDArray[np.int64]], complain: Complain
+) -> None:
     """Report every id that an earlier row has. Equal hashes are only a suspicion: the manifest is read again to see."""
     ordered = np.sort(np.concatenate(hashes))
     suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     if not len(suspects):
         return
     first: dict[str, str] = {}
-    for place, numbers, table in _tables(manifest, lambda line, message: None):
+    for place, numbers, table in _tables(manifest, config, lambda line, message: None):
         for number, id_ in zip(numbers, table["id"].to_pylist(), strict=True):
             if id_ is None or not _holds(suspects, hash(id_)):
                 continue

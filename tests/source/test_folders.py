@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fsspec
@@ -178,3 +181,31 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         rows_of(tmp_path)
     with pytest.raises(ManifestError, match="which has no columns"):
         rows_of(tmp_path, SourceConfig(format="listing", columns={"uri": "x"}))
+
+
+def test_files_that_may_still_be_written_are_left(tmp_path: Path) -> None:
+    for name in ("old.wav", "new.wav"):
+        (tmp_path / name).touch()
+    config = SourceConfig(min_age_s=3600)
+    with pytest.raises(ManifestError, match="no rows"):
+        rows_of(tmp_path, config)
+    assert {file.name: file.is_settled(3600) for file in listing.list_files(str(tmp_path), config)} == {
+        "old.wav": False,
+        "new.wav": False,
+    }
+    time.sleep(0.05)
+    (tmp_path / "new.wav").write_bytes(b"more")
+    os.utime(tmp_path / "new.wav", (0, 0))  # a copy that brought an old time along
+    assert [row["id"] for row in rows_of(tmp_path, SourceConfig(min_age_s=0.04))] == ["old.wav"]
+
+
+def test_a_bucket_tells_ages_by_its_own_clock(moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = moto_endpoint.storage_options()
+    store = fsspec.filesystem("s3", **options)
+    store.makedirs("aged", exist_ok=True)
+    store.pipe_file("aged/in/a.wav", b"x")
+    monkeypatch.setattr(listing, "time", SimpleNamespace(time=lambda: 9e9))
+    (file,) = listing.list_files("s3://aged/in", SourceConfig(storage_options=options))
+    assert file.age_s is not None
+    assert -2 < file.age_s < 60
+    assert list(listing.list_files("s3://aged/nothing", SourceConfig(storage_options=options))) == []

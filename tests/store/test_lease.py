@@ -98,7 +98,7 @@ def test_the_clock_of_this_machine_has_no_say(
 
 
 @pytest.fixture
-def timeless(local: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+def timeless(local: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
     """A store whose listings tell no times."""
     real = ObjectStore.list
 
@@ -106,7 +106,7 @@ def timeless(local: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ob
         return (replace(info, modified_s=None) for info in real(self, prefix, deep))
 
     monkeypatch.setattr(ObjectStore, "list", listed)
-    yield local
+    return local
 
 
 def test_without_times_a_holder_is_watched(timeless: ObjectStore) -> None:
