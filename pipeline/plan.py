@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -86,6 +86,8 @@ class PlanTotals:
     shards: int
     audio_s: float
     unknown: int  # recordings whose duration nobody knows
+    by_language: Shares = field(default_factory=dict)
+    by_duration: Shares = field(default_factory=dict)
 
 
 def plan_table(rows: pa.Table, config: PlanConfig, first_index: int = 0, max_audio_s: float = 86_400.0) -> pa.Table:
@@ -96,8 +98,6 @@ def plan_table(rows: pa.Table, config: PlanConfig, first_index: int = 0, max_aud
     """
     return pa.concat_tables([PLAN_SCHEMA.empty_table(), *plan_blocks(rows, config, first_index, max_audio_s)])
 
-    by_language: Shares = field(default_factory=dict)
-    by_duration: Shares = field(default_factory=dict)
 
 def plan_blocks(
     rows: pa.Table, config: PlanConfig, first_index: int = 0, max_audio_s: float = 86_400.0
@@ -270,20 +270,6 @@ def totals(table: pa.Table) -> PlanTotals:
         shards=pc.count_distinct(table["shard_index"]).as_py(),
         audio_s=pc.sum(pc.subtract(table["end_s"], table["start_s"])).as_py() or 0.0,
         unknown=pc.sum(pc.and_(firsts, pc.is_null(table["duration_s"]))).as_py() or 0,
-    )
-
-
-def split_new(rows: pa.Table, known_ids: pa.ChunkedArray) -> pa.Table:
-    """The manifest rows whose ids no plan part has: what a grown manifest adds."""
-    return rows.filter(pc.invert(pc.is_in(rows["id"], value_set=known_ids)))
-
-
-def changed_rows(rows: pa.Table, planned: pa.Table, limit: int = 5) -> list[str]:
-    """Ids, at most `limit`, of rows that the manifest now gives otherwise than when they were planned.
-
-    Looks at uri, offset, duration, channel, language, keywords, reference and speakers. A row that is not planned, or a
-    planned one that the manifest has no more, is no change.
-    """
         by_language=language_shares(table),
         by_duration=duration_shares(table),
     )
@@ -299,6 +285,20 @@ def add_totals(one: PlanTotals, other: PlanTotals) -> PlanTotals:
         unknown=one.unknown + other.unknown,
         by_language=add_shares(one.by_language, other.by_language),
         by_duration=add_shares(one.by_duration, other.by_duration),
+    )
+
+
+def split_new(rows: pa.Table, known_ids: pa.ChunkedArray) -> pa.Table:
+    """The manifest rows whose ids no plan part has: what a grown manifest adds."""
+    return rows.filter(pc.invert(pc.is_in(rows["id"], value_set=known_ids)))
+
+
+def changed_rows(rows: pa.Table, planned: pa.Table, limit: int = 5) -> list[str]:
+    """Ids, at most `limit`, of rows that the manifest now gives otherwise than when they were planned.
+
+    Looks at uri, offset, duration, channel, language, keywords, reference and speakers. A row that is not planned, or a
+    planned one that the manifest has no more, is no change.
+    """
     planned = planned.filter(pc.equal(planned["window_index"], 0))
     where = pc.index_in(rows["id"], value_set=planned["id"])
     rows, where = rows.filter(pc.is_valid(where)), where.drop_null()

@@ -1,7 +1,7 @@
 """The price file: what an hour of a machine costs, and how fast an engine was on it. `configs/prices.yaml` is an example.
 
-Nothing is known beforehand: prices are contracts, and speeds depend on the audio. Without a file, a machine, or a price there is no
-cost, and the expected time is the engine's own rough figure.
+Nothing is known beforehand: prices are contracts, and speeds depend on the audio. Without a file, a machine, or a price there is
+no cost, and the expected time is the engine's own rough figure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a plan amounts to, before anything is done: hours, engine time, when it could be over, and cost. Formats; computes nothing new."""
+"""What a plan amounts to, before anything is done: hours, engine time, when it could be over, cost. Formats."""
 
 from __future__ import annotations
 

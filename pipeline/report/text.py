@@ -100,12 +100,12 @@ def _speed_lines(run: dict[str, Any]) -> list[str]:
         lines.append(
             f"pipeline RTFx  {pipeline:8.1f}   {wall_s:.1f} s from start to last commit, start-up included{known}"
         )
-    lines += _engine_lines(run, wall_s)
+    lines += _engine_lines(run)
     return lines
 
 
-def _engine_lines(run: dict[str, Any], wall_s: float) -> list[str]:
-    totals, sessions = run["totals"], run["sessions"]
+def _engine_lines(run: dict[str, Any]) -> list[str]:
+    totals = run["totals"]
     lines = []
     present_s = totals["engine_s"] + totals["wait_s"]
     if present_s:
