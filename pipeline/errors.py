@@ -46,6 +46,7 @@ AudioCode = Literal[
     "audio_too_long",  # more audio than decode.max_audio_s
     "offset_past_end",  # the row's offset lies behind the end of the audio
     "no_such_channel",  # the row names a channel that the audio does not have
+    "channels_unsplit",  # the audio cannot be split: too many channels, or their number changes
     "internal_error",  # a defect of Quarry met in this recording
 ]
 
@@ -54,6 +55,7 @@ EngineCode = Literal[
     "engine_oom",  # it does not fit in memory even alone
     "engine_dead",  # the backend is gone
     "language_unsupported",  # the row's language is none of the engine's
+    "task_unsupported",  # the row's task, or the language it is to be translated into, is none of the engine's
     "poison",  # this audio ended the engine's process, twice
 ]
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline.errors import AudioError, ItemError
 
 SAMPLE_RATE_HZ = 16_000
+SPLIT = -1  # as `Recording.channel`: every channel is transcribed by itself
 
 Samples = npt.NDArray[np.int16]
 Status = Literal["ok", "partial", "failed", "skipped"]
@@ -31,11 +32,13 @@ class Recording:
     uri: str
     offset_s: float = 0.0  # where the row's audio starts inside the object
     duration_s: float | None = None  # None: to the end of the object (probed while planning)
-    language: str | None = None  # None: the config's, else detected where the engine can
+    language: str | None = None  # of the speech; None: the config's, else detected where the engine can
+    task: str | None = None  # transcribe | translate; None: the config's
+    target_language: str | None = None  # of the text, where it is translated; None: the engine's own
     keywords: tuple[str, ...] = ()
     reference_text: str | None = None
-    channel: int | None = None  # 0-based; None: all channels mixed down
-    speakers: Mapping[str, str] = field(default_factory=dict)  # speaker label → name (pipeline.text.speakers)
+    channel: int | None = None  # 0-based; None: all channels mixed down; SPLIT: each by itself
+    speakers: Mapping[str, str] = field(default_factory=dict)  # speaker or channel → name (pipeline.text.speakers)
     extra: Mapping[str, str] = field(default_factory=dict)  # pass-through columns
 
 
@@ -106,6 +109,7 @@ class DecodeReport:
     codec: str = ""
     source_rate_hz: int = 0
     source_channels: int = 0
+    split_channels: int = 0  # channels that came apart; 0: they were mixed, or one was asked for
     decoded_s: float = 0.0
     expected_s: float = 0.0
     decode_s: float = 0.0  # CPU seconds of the decoder
@@ -116,11 +120,21 @@ class DecodeReport:
 
 @dataclass(frozen=True, slots=True)
 class DecodedAudio:
-    """Samples of [start_s, start_s + len/16000) of a recording and how they came."""
+    """Samples of [start_s, end_s) of a recording and how they came: [samples], of a split recording [channels, samples]."""
 
     samples: Samples
     start_s: float
     report: DecodeReport
+
+    @property
+    def n_samples(self) -> int:
+        """Of each channel."""
+        return int(self.samples.shape[-1])
+
+    @property
+    def end_s(self) -> float:
+        """Where they end, in the recording's seconds."""
+        return self.start_s + self.n_samples / SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +150,7 @@ class Chunk:
     speech_s: float | None = (
         None  # of it, what the voice activity detection heard, without padding; None: there was none
     )
+    channel: int | None = None  # where the recording is split
 
     @property
     def audio_s(self) -> float:
@@ -150,6 +165,7 @@ class Span:
     start_s: float
     end_s: float
     kind: Literal["non_speech", "unheard", "failed"]
+    channel: int | None = None  # of a split recording: the channel this is said of; None: of all that is heard
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +174,17 @@ class DecodedWindow:
 
     start_s: float
     end_s: float
-    spans: tuple[Span, ...] = ()  # everything in [start_s, end_s) that is not in a chunk
+    spans: tuple[Span, ...] = ()  # everything in [start_s, end_s) that is not in a chunk (of its channel)
     report: DecodeReport = field(default_factory=DecodeReport)
     failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepTime:
+    """How a worker spent its wall time over one shard."""
+
+    busy_s: float = 0.0
+    wait_s: float = 0.0  # idle before the shard came
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -182,15 +206,9 @@ class DecodedShard:
     def chunk_audio(self, chunk: Chunk) -> ChunkAudio:
         """The chunk as an engine sees it."""
         recording = self.shard.windows[chunk.window].recording
-        return ChunkAudio(self.samples(chunk), recording.language, recording.keywords)
-
-
-@dataclass(frozen=True, slots=True)
-class StepTime:
-    """How a worker spent its wall time over one shard."""
-
-    busy_s: float = 0.0
-    wait_s: float = 0.0  # idle before the shard came
+        return ChunkAudio(
+            self.samples(chunk), recording.language, recording.keywords, recording.task, recording.target_language
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,6 +218,8 @@ class ChunkAudio:
     samples: Samples
     language: str | None = None
     keywords: tuple[str, ...] = ()
+    task: str | None = None  # None: the config's
+    target_language: str | None = None  # None: the engine's own
 
     @property
     def audio_s(self) -> float:

@@ -27,7 +27,8 @@ from pipeline.plan import PLAN_SCHEMA, plan_table, totals
 from pipeline.prepare import Progress, Run, open_ledger, run_id, run_uri
 from pipeline.prices import terms_of
 from pipeline.records import RunIdentity, Transcript
-from pipeline.run import Outcome, work
+from pipeline.run import Outcome, tell_snapshot, work
+from pipeline.runtime.events import NO_EVENTS, EventLog
 from pipeline.schema import SCHEMA_VERSION, transcript_of
 from pipeline.source.manifest import manifest_roots
 from pipeline.source.probing import PROBE_FIELDS, probe_missing
@@ -35,13 +36,13 @@ from pipeline.store.ledger import Ledger
 from pipeline.store.retries import has_any, list_retries, retry_ledger
 from pipeline.store.snapshot import Snapshot, finalize, latest_snapshot
 from pipeline.text.choice import MENDABLE, WEIGHTS
-from pipeline.text.stretches import Stretch, failed_stretches, flagged_stretches
+from pipeline.text.stretches import Stretch, channels_of, failed_stretches, flagged_stretches
 
 _ROWS_AT_ONCE = 1_000
 # Of the run's engine, what a second one takes over where it is not told otherwise.
 _KEPT = frozenset({"language", "allowed_languages", "language_policy", "task", "device", "threads"})
 
-Tried = dict[str, list[tuple[float, float]]]  # recording → stretches that these settings have decided
+Tried = dict[tuple[str, int | None], list[tuple[float, float]]]  # recording, channel → stretches that are decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +112,20 @@ def prepare_retry(config: RunConfig, on_probe: Progress = lambda done, total: No
     return planned(f"{snapshot.number:05d}-{settings}", plan_table(probed, plan, 0, config.decode.max_audio_s))
 
 
-def execute_retry(retry: PlannedRetry, say: Callable[[str], None] = lambda line: None) -> Outcome:
+def execute_retry(
+    retry: PlannedRetry, say: Callable[[str], None] = lambda line: None, events: EventLog = NO_EVENTS
+) -> Outcome:
     """Write the plan if it is new, hear what is not done, finalize the run when all is. Raises RunError.
 
     No snapshot: shards of the retry are left, or, with none left, the run itself has grown and is not done.
     """
-    outcome = work(_write_plan(retry), say)
+    outcome = work(_write_plan(retry), say, events)
     entries = retry.base.entries()
     if outcome.left or retry.base.todo(entries).num_rows:
         return outcome
-    return replace(outcome, snapshot=finalize(retry.base, retry.base_config, retry.base_identity))
+    snapshot = finalize(retry.base, retry.base_config, retry.base_identity)
+    tell_snapshot(events, snapshot)
+    return replace(outcome, snapshot=snapshot)
 
 
 def _check_settings(config: RunConfig, second: RunConfig) -> None:
@@ -183,7 +188,8 @@ def _selected(
 def _stretches(
     row: Transcript, flags: Collection[str], failed: bool, longest_s: float, tried: Tried
 ) -> Iterator[Stretch]:
-    yield from flagged_stretches(row, flags, longest_s, tried.get(row.id, ()))
+    for channel in channels_of(row):
+        yield from flagged_stretches(row, flags, longest_s, tried.get((row.id, channel), ()), channel)
     if failed:
         yield from failed_stretches(row)
 
@@ -202,15 +208,15 @@ def _tried(base: Ledger, snapshot: Snapshot, decoding: str) -> Tried:
     for rows in _rows_of(base, snapshot, "retries"):
         same = pc.and_(pc.equal(rows["fingerprint"], decoding), pc.is_null(rows["second_failure"]))
         decided = pc.and_(pc.and_(same, pc.not_equal(rows["reason"], "moved")), pc.is_valid(rows["end_s"]))
-        for row in rows.filter(decided).select(["recording_id", "start_s", "end_s"]).to_pylist():
-            found.setdefault(row["recording_id"], []).append((row["start_s"], row["end_s"]))
+        for row in rows.filter(decided).select(["recording_id", "channel", "start_s", "end_s"]).to_pylist():
+            found.setdefault((row["recording_id"], row["channel"]), []).append((row["start_s"], row["end_s"]))
     return found
 
 
 def _rows(selected: Iterable[tuple[str, Stretch]], base: Ledger) -> pa.Table:
     """The stretches as rows that can be planned: what the plan knows of their recordings, at another place.
 
-    `extra` says where a stretch lies: "recording", "start_s" and, but for a whole recording, "end_s".
+    `extra` says where a stretch lies: "recording", "start_s" and, but for a whole recording, "end_s"; "channel" of a split one.
     """
     ids, stretches = list[str](), list[Stretch]()
     for recording_id, stretch in selected:
@@ -225,6 +231,7 @@ def _rows(selected: Iterable[tuple[str, Stretch]], base: Ledger) -> pa.Table:
         "id": pa.array(_numbered(ids), pa.string()),
         "offset_s": pc.add(rows["offset_s"], pa.array([stretch.start_s for stretch in stretches], pa.float64())),
         "duration_s": pc.if_else(whole, given_s, pa.array(lengths_s, pa.float64())),
+        "channel": pc.coalesce(pa.array([stretch.channel for stretch in stretches], pa.int32()), rows["channel"]),
         "reference_text": pa.nulls(len(ids), pa.string()),
         "extra": pa.array([_place(*one) for one in zip(ids, stretches, strict=True)], PLAN_SCHEMA.field("extra").type),
         "size_bytes": pc.if_else(whole, None, rows["size_bytes"]),  # another object may lie there now
@@ -245,7 +252,8 @@ def _numbered(ids: list[str]) -> Iterator[str]:
 
 def _place(recording_id: str, stretch: Stretch) -> list[tuple[str, str]]:
     end = [] if stretch.end_s is None else [("end_s", repr(stretch.end_s))]
-    return [("recording", recording_id), ("start_s", repr(stretch.start_s)), *end]
+    channel = [] if stretch.channel is None else [("channel", str(stretch.channel))]
+    return [("recording", recording_id), ("start_s", repr(stretch.start_s)), *end, *channel]
 
 
 def _probed(rows: pa.Table, config: RunConfig, roots: tuple[str, ...], on_probe: Progress) -> pa.Table:

@@ -16,7 +16,7 @@ import pyarrow.compute
 
 from pipeline.records import ErrorCounts, Failure, RunIdentity, Segment, Span, Transcript, Word
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def column(name: str, kind: pa.DataType, meaning: str) -> pa.Field:
@@ -41,7 +41,7 @@ SEGMENT_FIELDS = [
     column("text", pa.string(), "raw text, never normalised"),
     column("language", pa.string(), "language of the segment"),
     column("speaker", pa.string(), "speaker label; null where the engine gives none"),
-    column("channel", pa.int32(), "channel it was heard on; null: all channels mixed"),
+    column("channel", pa.int32(), "channel it was heard on, from 0; null: all channels mixed"),
     column("confidence", pa.float32(), "mean token probability, 0 to 1, of the segment or its chunk; null: none given"),
     column("flags", pa.list_(pa.string()), "quality flags (quality.md)"),
     column("words", pa.list_(WORD), "word times, where the engine gives them"),
@@ -53,6 +53,7 @@ SPAN = pa.struct(
         column("start_s", pa.float64(), "seconds from the recording's start"),
         column("end_s", pa.float64(), "seconds from the recording's start"),
         column("kind", pa.string(), "non_speech | unheard: speech without text | failed"),
+        column("channel", pa.int32(), "of a split recording: the channel; null: all that is heard of the recording"),
     ]
 )
 

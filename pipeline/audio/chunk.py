@@ -19,11 +19,11 @@ QUIET_FRAMES = 10  # 0.1 s: longer than the closure of a plosive, so that words 
 
 
 def cut_chunks(
-    samples: Samples, speech: Sequence[Range], max_samples: int, longest_pause: int | None
+    samples: Samples, speech: Sequence[Range], max_samples: int, longest_pause: int | None, *, whole: bool = True
 ) -> tuple[Range, ...]:
     """Chunk bounds: sorted, disjoint, each at most `max_samples`, together covering every range of `speech`.
 
-    Audio that fits one chunk stays whole. Otherwise neighbouring speech shares a chunk while it fits, and the cut falls
+    Audio that fits one chunk stays whole, unless `whole` is false. Otherwise neighbouring speech shares a chunk while it fits, and the cut falls
     on the longest pause in the last third of what fits; unbroken speech is cut where it is quietest in that third. A
     pause of more than `longest_pause` samples ends a chunk; with None, chunks run over pauses of any length.
     `speech` is sorted and disjoint within [0, len(samples)). Raises ValueError when `max_samples` is not positive.
@@ -32,7 +32,7 @@ def cut_chunks(
         raise ValueError(f"a chunk of at most {max_samples} samples cannot hold anything")
     if not speech:
         return ()
-    if len(samples) <= max_samples:
+    if whole and len(samples) <= max_samples:
         return ((0, len(samples)),)
     pieces = [piece for start, end in speech for piece in _split(samples, start, end, max_samples)]
     return tuple(_merge(pieces, max_samples, longest_pause))

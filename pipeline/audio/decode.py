@@ -14,11 +14,11 @@ import numpy as np
 
 from pipeline.audio import length, mp3, pcm, promise
 from pipeline.audio.container import Media, Source, open_media
-from pipeline.audio.resample import Mixer, Resampler
+from pipeline.audio.resample import Mixer, Resampler, Splitter
 from pipeline.audio.timeline import Block, Timeline
 from pipeline.audio.wire import Request
 from pipeline.errors import AudioError
-from pipeline.records import SAMPLE_RATE_HZ, Samples
+from pipeline.records import SAMPLE_RATE_HZ, SPLIT, Samples
 
 _LEAD_SAMPLES = SAMPLE_RATE_HZ // 10  # the resampler's filter reaches less far
 _MP3_ENTRY_S = 5  # nearer to the start, decoding from there is simpler
@@ -39,7 +39,7 @@ class Output(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """The samples that were asked for. `limit`: the most the reader takes; to pass it means an endless recording."""
+    """The samples that were asked for, of each channel. `limit`: the most the reader takes; more is an endless recording."""
 
     start: int
     end: int | None
@@ -61,7 +61,8 @@ def answer(request: Request, source: Source, output: Output) -> dict[str, Any]:
     counted = _Counted(output)
     try:
         report = _read(source, media, stretch, counted)
-        if stretch.end is None or counted.samples < stretch.end - stretch.start:
+        n_samples = counted.samples // (report.get("split_channels") or 1)
+        if stretch.end is None or n_samples < stretch.end - stretch.start:
             report["missing_s"] = promise.missing_s(source, media)
         return report
     finally:
@@ -83,8 +84,8 @@ def _read(source: Source, media: Media, stretch: Stretch, output: Output) -> dic
     if plain is not None:
         with plain:
             try:
-                warnings = _decode_audibly(lambda second: pcm.blocks(plain, second * media.rate_hz), stretch, output)
-                return {**report, "decoder": "libsndfile", "warnings": warnings}
+                found = _decode_audibly(lambda second: pcm.blocks(plain, second * media.rate_hz), stretch, output)
+                return {**report, "decoder": "libsndfile", **found}
             except pcm.Stumbled:
                 output.restart()
     timelines: list[Timeline] = []
@@ -94,26 +95,42 @@ def _read(source: Source, media: Media, stretch: Stretch, output: Output) -> dic
         return timelines[-1].blocks()
 
     try:
-        warnings = _decode_audibly(blocks, stretch, output)
+        found = _decode_audibly(blocks, stretch, output)
     finally:
         for timeline in timelines:
             timeline.close()
     notes = timelines[-1].notes
-    if "no_samples" in warnings and notes.decode_errors and not stretch.start:
+    if "no_samples" in found["warnings"] and notes.decode_errors and not stretch.start:
         raise AudioError(
             "decode_error", f"Not one of {notes.decode_errors} packets could be decoded; upload the object again."
         )
-    return {**report, "decoder": "pyav", "warnings": warnings + notes.warnings()}
+    return {**report, "decoder": "pyav", **found, "warnings": found["warnings"] + notes.warnings()}
 
 
-def _decode_audibly(blocks: Blocks, stretch: Stretch, output: Output) -> list[str]:
-    """Decode the mix, or the loudest channel where the channels cancel each other; the warnings."""
+def _decode_audibly(blocks: Blocks, stretch: Stretch, output: Output) -> dict[str, Any]:
+    """Decode the mix, or the loudest channel where the channels cancel each other, or all; the warnings, the count of all."""
+    if stretch.channel == SPLIT:
+        sent, n_channels = _decode_apart(blocks, stretch, output)
+        return {"warnings": [] if sent else ["no_samples"], "split_channels": n_channels}
     sent, loudest = _decode(blocks, stretch, output)
     if loudest is None:
-        return [] if sent else ["no_samples"]
+        return {"warnings": [] if sent else ["no_samples"]}
     output.restart()
     _decode(blocks, Stretch(stretch.start, stretch.end, stretch.limit, loudest), output)
-    return ["antiphase"]
+    return {"warnings": ["antiphase"]}
+
+
+def _decode_apart(blocks: Blocks, stretch: Stretch, output: Output) -> tuple[int, int]:
+    """Samples of each channel sent, one of each in turn, and how many channels there are."""
+    second = max(0, stretch.start - _LEAD_SAMPLES) // SAMPLE_RATE_HZ
+    splitter, sink = Splitter(), _Sink(stretch, second * SAMPLE_RATE_HZ, output)
+    for rate_hz, planes in blocks(second):
+        sink.write(splitter.feed(planes, rate_hz))
+        if sink.full:
+            break
+    else:
+        sink.write(splitter.finish())
+    return sink.sent, splitter.n_channels
 
 
 def _decode(blocks: Blocks, stretch: Stretch, output: Output) -> tuple[int, int | None]:
@@ -163,6 +180,7 @@ class _Sink:
         return self._stretch.end is not None and self._position >= self._stretch.end
 
     def write(self, samples: Samples) -> None:
+        """Samples [n], or [n, channels]."""
         start = max(0, self._stretch.start - self._position)
         end = len(samples) if self._stretch.end is None else max(0, self._stretch.end - self._position)
         self._position += len(samples)
@@ -170,7 +188,7 @@ class _Sink:
         if self.sent + len(wanted) > self._stretch.limit:
             raise _too_long()
         if len(wanted):
-            self._output.write(wanted.view(np.uint8).data)
+            self._output.write(wanted.reshape(-1).view(np.uint8).data)
             self.sent += len(wanted)
 
 

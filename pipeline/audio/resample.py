@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from pipeline.audio.wire import MAX_SPLIT_CHANNELS
 from pipeline.errors import AudioError
 from pipeline.records import SAMPLE_RATE_HZ, Samples
 
@@ -42,8 +43,7 @@ class Mixer:
             )
             raise AudioError("no_such_channel", message)
         if n_channels == 1 or self._channel is not None:
-            one = planes[self._channel or 0]
-            return one if one.dtype == np.int16 else _sound(_to_float(one))
+            return _one(planes[self._channel or 0])
         floats = _to_float(planes)
         mono = _sound(_mean(floats))
         self._measure(floats, mono)
@@ -66,6 +66,38 @@ class Mixer:
         self._n_samples += planes.shape[1]
 
 
+class Splitter:
+    """Keeps the channels apart, and each at 16 kHz; their number is that of the first block."""
+
+    def __init__(self) -> None:
+        self.n_channels = 0
+        self._streams: list[Resampler] = []
+        self._rate_hz = 0
+
+    def feed(self, planes: Planes, rate_hz: int) -> Samples:
+        """[channels, n] to [m, channels], what the block completes. Raises AudioError channels_unsplit."""
+        if not self.n_channels:
+            self.n_channels = _checked_count(len(planes))
+        if len(planes) != self.n_channels:
+            raise AudioError(
+                "channels_unsplit",
+                f"The audio has {self.n_channels} channels at its start and {len(planes)} later, so they cannot be told "
+                "apart; leave `channel` out to have them mixed.",
+            )
+        pieces = []
+        if rate_hz != self._rate_hz:
+            pieces.append(self.finish())
+            self._streams, self._rate_hz = [Resampler(rate_hz) for _ in planes], rate_hz
+        fed = [stream.feed(_one(plane)) for stream, plane in zip(self._streams, planes, strict=True)]
+        return np.concatenate([*pieces, np.stack(fed, axis=1)])
+
+    def finish(self) -> Samples:
+        """What was still held back: [m, channels]."""
+        if not self._streams:
+            return np.zeros((0, self.n_channels), np.int16)
+        return np.stack([stream.finish() for stream in self._streams], axis=1)
+
+
 class Resampler:
     """Mono at `rate_hz` in, int16 at 16 kHz out, block by block."""
 
@@ -83,6 +115,20 @@ class Resampler:
         if self._stream is None:
             return np.zeros(0, np.int16)
         return to_int16(self._stream.resample_chunk(np.zeros(0, np.float32), last=True))
+
+
+def _checked_count(n_channels: int) -> int:
+    if n_channels > MAX_SPLIT_CHANNELS:
+        raise AudioError(
+            "channels_unsplit",
+            f"The audio has {n_channels} channels, and at most {MAX_SPLIT_CHANNELS} are split; write a row for each "
+            "`channel` that matters.",
+        )
+    return n_channels
+
+
+def _one(plane: Mono) -> Mono:
+    return plane if plane.dtype == np.int16 else _sound(_to_float(plane))
 
 
 def _mean(planes: Planes) -> Mono:

@@ -6,6 +6,8 @@ waits for another and no sample is lost or doubled. Knows nothing of files or sh
 
 from __future__ import annotations
 
+import numpy as np
+
 from pipeline.audio.energy import FRAME, frame_energy, quietest_frame
 from pipeline.records import SAMPLE_RATE_HZ, Samples
 
@@ -28,13 +30,15 @@ def quietest_cut_s(samples: Samples, start_s: float) -> float:
 
     Of equally quiet places the one nearest to the middle of the region, then the first. int16 [n] → seconds from the
     recording's start, always inside the region; one that holds no whole 160 ms is cut on whole 10 ms, or at its start.
+    Channels that are kept apart, [channels, n], are cut at one place: where all of them together are quietest.
     """
+    channels = np.atleast_2d(samples)
     start = round(start_s * SAMPLE_RATE_HZ)
     skip = -start % FRAME
-    energy = frame_energy(samples[skip:])
+    energy = sum((frame_energy(channel[skip:]) for channel in channels[1:]), frame_energy(channels[0][skip:]))
     if not len(energy):
         return start / SAMPLE_RATE_HZ
     frame = quietest_frame(energy, QUIET_FRAMES, near=len(energy) // 2)
     cut = start + skip + frame * FRAME
     on_grid = (cut + GRID // 2) // GRID * GRID
-    return (on_grid if start <= on_grid <= start + len(samples) else cut) / SAMPLE_RATE_HZ
+    return (on_grid if start <= on_grid <= start + channels.shape[1] else cut) / SAMPLE_RATE_HZ

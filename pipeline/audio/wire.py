@@ -21,12 +21,13 @@ from dataclasses import dataclass
 REQUEST, TAKEN, BYTES = b"J", b"T", b"B"
 RANGE, PCM, RESTART, DONE, FAILED = b"R", b"P", b"X", b"D", b"E"
 
+MAX_SPLIT_CHANNELS = 8  # a window of half an hour is 58 MB of each
 AREA_BYTES = 2**20  # 33 s: a clip is one message, and its samples stay in the processor's cache
 MAX_PAYLOAD_BYTES = 64 * 2**10  # a datagram has to fit into the kernel's default buffers
 RANGE_FORMAT = struct.Struct("<QQ")
 FILLED_FORMAT = struct.Struct("<I")
 _REQUEST_FORMAT = struct.Struct("<?qqqqqd")
-_NONE = -1
+_NONE = -2
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 

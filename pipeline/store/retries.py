@@ -38,6 +38,7 @@ RETRIES = pa.schema(
         column("recording_id", pa.string(), "id in transcripts"),
         column("start_s", pa.float64(), "seconds from the recording's start"),
         column("end_s", pa.float64(), "seconds from the recording's start; null: all of a recording that had failed"),
+        column("channel", pa.int32(), "channel of a recording that was split; null: all that was heard of it"),
         column("first_text", pa.string(), "what stood there before"),
         column("first_flags", pa.list_(pa.string()), "its quality flags (quality.md)"),
         column("first_confidence", pa.float32(), "its segments' confidence, by their letters; null where one has none"),
@@ -201,7 +202,8 @@ class Retried:
             (raw,) = self._tables[table].slice(position, 1).to_pylist()
             extra = dict(raw["extra"])
             end_s = float(extra["end_s"]) if "end_s" in extra else None
-            heard = HeardAgain(float(extra["start_s"]), end_s, transcript_of(raw), _engine_of(raw))
+            channel = int(extra["channel"]) if "channel" in extra else None
+            heard = HeardAgain(float(extra["start_s"]), end_s, transcript_of(raw), _engine_of(raw), channel)
             found.append((number, heard, raw))
         yield from sorted(found, key=lambda one: (one[0], one[1].start_s))
 
@@ -223,6 +225,7 @@ def _row(
         "recording_id": dict(raw["extra"])["recording"],
         "start_s": again.start_s,
         "end_s": again.end_s,
+        "channel": again.channel,
         "first_text": first.text,
         "first_flags": list(first.flags),
         "first_confidence": first.confidence,

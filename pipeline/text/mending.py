@@ -5,6 +5,7 @@ Knows the two hypotheses and `choice`; not which retry they came from, nor where
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,20 +13,22 @@ from pipeline.engines.requests import primary_language
 from pipeline.records import Segment, Span, Status, Transcript, Word
 from pipeline.text.choice import RETRIED, Choice, Guard, Heard, choose
 from pipeline.text.flags import in_order, row_flags
-from pipeline.text.stitch import merged_spans, numbered, transcript_text
-from pipeline.text.stretches import SAME_TIME_S
+from pipeline.text.stitch import in_turn, merged_spans, numbered, transcript_text
+from pipeline.text.stretches import SAME_TIME_S, channels_of, is_heard_on
 from pipeline.text.timeline import audit
 from pipeline.text.transcript import LOSSY_WARNINGS
 
 
 @dataclass(frozen=True, slots=True)
 class HeardAgain:
-    """A stretch and what the second engine made of it. `row` has times from the stretch's start; `end_s` None: all of it."""
+    """A stretch and what the second engine made of it. `row` has times from the stretch's start; `end_s` None: all of it;
+    `channel` None: all that is heard of the recording."""
 
     start_s: float
     end_s: float | None
     row: Transcript
     engine: str
+    channel: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,10 @@ def mend(row: Transcript, again: HeardAgain, engine: str, guard: Guard) -> tuple
     if again.end_s is None:
         return _mend_whole(row, again, guard)
     end_s = again.end_s
-    inside = [segment for segment in row.segments if _touches(segment, again.start_s, end_s)]
-    first = _first(row, inside, again.start_s, end_s, engine)
-    second = _second(again, end_s, first)
+    inside = [segment for segment in row.segments if _is_of(segment, again, end_s)]
+    first = _first(row, inside, again, end_s, engine)
+    of_channel = [segment for segment in row.segments if segment.channel == again.channel]
+    second = _second(again, end_s, first, inside if again.channel is None else of_channel)
     if any(one.start_s < again.start_s - SAME_TIME_S or one.end_s > end_s + SAME_TIME_S for one in inside):
         return row, Verdict(first, second, Choice(False, "moved"))
     choice = choose(first, second, guard)
@@ -71,32 +75,38 @@ def _mend_whole(row: Transcript, again: HeardAgain, guard: Guard) -> tuple[Trans
     return row, Verdict(first, second, choice)
 
 
-def _first(row: Transcript, inside: Sequence[Segment], start_s: float, end_s: float, engine: str) -> Heard:
-    touched = [span for span in row.spans if _touches(span, start_s, end_s)]
+def _first(row: Transcript, inside: Sequence[Segment], again: HeardAgain, end_s: float, engine: str) -> Heard:
+    touched = [span for span in row.spans if _is_of(span, again, end_s)]
     failed = not inside and any(span.kind == "failed" for span in touched)
     mixed = any(RETRIED in segment.flags for segment in inside)
     return Heard(tuple(inside), _is_unheard(touched), failed, None if mixed else engine)
 
 
-def _second(again: HeardAgain, end_s: float, first: Heard) -> Heard:
+def _second(again: HeardAgain, end_s: float, first: Heard, speakers: Sequence[Segment]) -> Heard:
+    """`speakers`: segments that tell who speaks there."""
     found = again.row
-    segments = tuple(_with_speaker(_marked(_moved(found.segments, again.start_s, end_s)), first.segments))
+    segments = tuple(_with_speaker(_marked(_moved(found.segments, again.start_s, end_s)), speakers))
     # Of a stretch that failed every part is a gain; in the place of a text half a text is none.
     failed = found.status == "failed" or (_lost_s(found.spans) > SAME_TIME_S and not (first.failed and segments))
     return Heard(segments, _is_unheard(found.spans), failed, again.engine)
 
 
 def _lost_s(spans: Iterable[Span]) -> float:
-    return sum(span.end_s - span.start_s for span in spans if span.kind == "failed")
+    """Seconds that failed, on whatever channel."""
+    lost_s, reached_s = 0.0, -math.inf
+    for span in sorted((span for span in spans if span.kind == "failed"), key=lambda span: span.start_s):
+        lost_s += max(0.0, span.end_s - max(span.start_s, reached_s))
+        reached_s = max(reached_s, span.end_s)
+    return lost_s
 
 
 def _replaced(row: Transcript, again: HeardAgain, end_s: float, segments: Sequence[Segment]) -> Transcript:
     """The row with the stretch's segments and spans in the place of its own."""
-    kept = [segment for segment in row.segments if not _touches(segment, again.start_s, end_s)]
-    spans = [*_outside(row.spans, again.start_s, end_s), *_spans(again, end_s, segments)]
+    kept = [segment for segment in row.segments if not _is_of(segment, again, end_s)]
+    spans = [*_outside(row.spans, again, end_s), *_spans(again, end_s, segments)]
     # No sorting: engines give segments of one start, or without length, in the order in which they were said.
     before = [segment for segment in kept if segment.start_s < again.start_s + SAME_TIME_S]
-    segments = numbered([*before, *segments, *kept[len(before) :]])
+    segments = numbered(in_turn([*before, *segments, *kept[len(before) :]]))
     whole = merged_spans(spans)
     language = _language(row.language or again.row.language, segments)
     lost_s = _lost_s(whole)
@@ -150,19 +160,24 @@ def _spans(again: HeardAgain, end_s: float, segments: Sequence[Segment]) -> Iter
         start_s = max(again.start_s, again.start_s + span.start_s)
         stop_s = min(end_s, again.start_s + span.end_s)
         if stop_s > start_s:
-            found.append(replace(span, start_s=start_s, end_s=stop_s))
+            channel = span.channel if again.channel is None else again.channel
+            found.append(replace(span, start_s=start_s, end_s=stop_s, channel=channel))
     yield from found
-    pieces = [(segment.start_s, segment.end_s) for segment in segments]
-    pieces += [(span.start_s, span.end_s) for span in found]
-    for problem in audit(again.start_s, end_s, pieces, tolerance_s=0.0):
-        if problem.kind == "gap":
-            yield Span(problem.start_s, problem.end_s, "non_speech")
+    for channel in channels_of(again.row) if again.channel is None else (again.channel,):
+        pieces = [(one.start_s, one.end_s) for one in [*segments, *found] if is_heard_on(one, channel)]
+        for problem in audit(again.start_s, end_s, pieces, tolerance_s=0.0):
+            if problem.kind == "gap":
+                yield Span(problem.start_s, problem.end_s, "non_speech", channel)
 
 
-def _outside(spans: Iterable[Span], start_s: float, end_s: float) -> Iterator[Span]:
+def _outside(spans: Iterable[Span], again: HeardAgain, end_s: float) -> Iterator[Span]:
     """The spans without what lies in the stretch."""
     for span in spans:
-        for low_s, high_s in ((span.start_s, min(span.end_s, start_s)), (max(span.start_s, end_s), span.end_s)):
+        if not is_heard_on(span, again.channel):
+            yield span
+            continue
+        before, after = (span.start_s, min(span.end_s, again.start_s)), (max(span.start_s, end_s), span.end_s)
+        for low_s, high_s in (before, after):
             if high_s > low_s:
                 yield replace(span, start_s=low_s, end_s=high_s)
 
@@ -196,6 +211,10 @@ def _with_speaker(segments: Iterable[Segment], first: Sequence[Segment]) -> Iter
 
 def _is_unheard(spans: Iterable[Span]) -> bool:
     return any(span.kind == "unheard" for span in spans)
+
+
+def _is_of(piece: Segment | Span, again: HeardAgain, end_s: float) -> bool:
+    return is_heard_on(piece, again.channel) and _touches(piece, again.start_s, end_s)
 
 
 def _touches(piece: Segment | Span, start_s: float, end_s: float) -> bool:

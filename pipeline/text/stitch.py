@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from heapq import merge
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -43,7 +44,8 @@ def window_segments(
 ) -> tuple[tuple[Segment, ...], tuple[Span, ...], Failure | None]:
     """What was said in a window, what is not in a segment, and the first failure.
 
-    Segments are numbered from 0, in the recording's seconds, sorted by start, clipped to their chunk, and flagged. An empty
+    Segments are numbered from 0, in the recording's seconds, sorted by start, clipped to their chunk, and flagged. Those of a
+    recording's channels are merged: who begins first comes first, of two that begin at once the lower channel. An empty
     hypothesis becomes an unheard span where the chunk holds speech, else non-speech, as what an engine's own segments leave
     out of a chunk; a failed chunk becomes a failed span. Speaker labels are the recording's, or the names that the
     manifest gives for them. Chunks stand in the order of their windows.
@@ -51,28 +53,42 @@ def window_segments(
     planned, decoded = shard.shard.windows[window_position], shard.windows[window_position]
     first = bisect_left(shard.chunks, window_position, key=lambda chunk: chunk.window)
     last = bisect_left(shard.chunks, window_position + 1, key=lambda chunk: chunk.window)
-    segments: list[Segment] = []
+    channels: dict[int | None, list[Segment]] = {}
     spans = list(decoded.spans)
     failure = decoded.failure
     if failure and decoded.end_s <= decoded.start_s < planned.end_s:
         spans.append(Span(planned.start_s, planned.end_s, "failed"))
     for chunk, outcome in zip(shard.chunks[first:last], shard.outcomes[first:last], strict=True):
+        is_first = planned.index == 0 and chunk.channel not in channels
+        of_channel = channels.setdefault(chunk.channel, [])
         if isinstance(outcome, Failure):
             failure = failure or outcome
-            spans.append(Span(chunk.start_s, chunk.end_s, "failed"))
+            spans.append(Span(chunk.start_s, chunk.end_s, "failed", chunk.channel))
             continue
         of_chunk = chunk_flags(chunk, outcome, limits)
-        numbered_from_s = None if planned.index == 0 and chunk.index == 0 else chunk.start_s
-        placed = with_speakers(
-            _placed(chunk, outcome, planned.recording.channel), numbered_from_s, planned.recording.speakers
-        )
-        heard = [judged(_flagged(segment, of_chunk), limits, allowed_languages) for segment in placed]
-        segments += heard
+        placed = _placed(chunk, outcome, planned.recording.channel)
+        numbered_from_s = None if is_first else chunk.start_s
+        named = with_speakers(placed, numbered_from_s, planned.recording.speakers, chunk.channel)
+        heard = [judged(_flagged(segment, of_chunk), limits, allowed_languages) for segment in named]
+        of_channel += heard
         if not heard and is_unheard(chunk, limits):
-            spans.append(Span(chunk.start_s, chunk.end_s, "unheard"))
+            spans.append(Span(chunk.start_s, chunk.end_s, "unheard", chunk.channel))
             continue
-        spans += [Span(start_s, end_s, "non_speech") for start_s, end_s in _gaps(chunk.start_s, chunk.end_s, heard)]
+        gaps = _gaps(chunk.start_s, chunk.end_s, heard)
+        spans += [Span(start_s, end_s, "non_speech", chunk.channel) for start_s, end_s in gaps]
+    segments = in_turn(segment for of_channel in channels.values() for segment in of_channel)
     return numbered(segments), merged_spans(spans), failure
+
+
+def in_turn(segments: Iterable[Segment]) -> Iterator[Segment]:
+    """Segments of several channels, each in its order, merged by their starts; of equal starts the lower channel first.
+
+    Within a channel nothing is sorted: engines give segments of one start in the order in which they were said.
+    """
+    channels: dict[int, list[Segment]] = {}
+    for segment in segments:
+        channels.setdefault(-1 if segment.channel is None else segment.channel, []).append(segment)
+    return merge(*(channels[channel] for channel in sorted(channels)), key=lambda segment: segment.start_s)
 
 
 def join_windows(rows: Sequence[Transcript]) -> Transcript:
@@ -141,9 +157,14 @@ def _placed(chunk: Chunk, hypothesis: Hypothesis, channel: int | None) -> Iterat
             text=text,
             language=segment.language or hypothesis.language,
             confidence=hypothesis.confidence if segment.confidence is None else segment.confidence,
-            channel=channel if segment.channel is None else segment.channel,
+            channel=_known(segment.channel, chunk.channel, channel),
             words=tuple(_placed_words(segment.words, chunk.start_s, start_s, end_s)),
         )
+
+
+def _known(*channels: int | None) -> int | None:
+    """The first that is not None."""
+    return next((channel for channel in channels if channel is not None), None)
 
 
 def _flagged(segment: Segment, flags: tuple[str, ...]) -> Segment:
@@ -188,12 +209,15 @@ def _gaps(start_s: float, end_s: float, pieces: Iterable[Segment | Span]) -> lis
 
 
 def merged_spans(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """The spans sorted by time, touching spans of one kind as one."""
+    """The spans sorted by time, touching spans of one kind and channel as one."""
     merged: list[Span] = []
+    latest: dict[int | None, int] = {}  # channel → position of its latest span
     for span in sorted(spans, key=lambda span: (span.start_s, span.end_s)):
-        if merged and merged[-1].kind == span.kind and span.start_s <= merged[-1].end_s + _SAME_TIME_S:
-            merged[-1] = replace(merged[-1], end_s=max(merged[-1].end_s, span.end_s))
+        at = latest.get(span.channel, -1)
+        if at >= 0 and merged[at].kind == span.kind and span.start_s <= merged[at].end_s + _SAME_TIME_S:
+            merged[at] = replace(merged[at], end_s=max(merged[at].end_s, span.end_s))
         else:
+            latest[span.channel] = len(merged)
             merged.append(span)
     return tuple(merged)
 
