@@ -8,6 +8,7 @@ So sums per replicate are all that is kept, and the corpus may be of any size.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,21 @@ def _poisson_table() -> npt.NDArray[np.uint8]:
 _POISSON = _poisson_table()
 
 
+def poisson_weights(random: np.random.Generator, rows: int, replicates: int) -> npt.NDArray[np.uint8]:
+    """How often each replicate takes each of some rows, [rows, replicates]."""
+    return _POISSON[random.integers(0, 65_536, size=(rows, replicates), dtype=np.uint16)]
+
+
+def interval_of(sums: npt.NDArray[np.float64], confidence: float = 0.95) -> tuple[float, float] | None:
+    """Low and high end of the rate of sums [errors and lengths, replicates]; None where no replicate has a reference."""
+    errors, lengths = sums[:, sums[1] > 0]
+    if not lengths.size:
+        return None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(errors / lengths, [tail, 1 - tail])
+    return float(low), float(high)
+
+
 class Bootstrap:
     """Sums of errors and reference lengths in every replicate. The same rows in the same order give the same interval."""
 
@@ -40,17 +56,11 @@ class Bootstrap:
         both = np.stack([errors, lengths]).astype(np.float64)
         for start in range(0, both.shape[1], _ROWS_AT_ONCE):
             some = both[:, start : start + _ROWS_AT_ONCE]
-            bits = self._random.integers(0, 65_536, size=(some.shape[1], self._sums.shape[1]), dtype=np.uint16)
-            self._sums += some @ _POISSON[bits]
+            self._sums += some @ poisson_weights(self._random, some.shape[1], self._sums.shape[1])
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
         """Low and high end of the error rate; None where no replicate has a reference."""
-        errors, lengths = self._sums[:, self._sums[1] > 0]
-        if not lengths.size:
-            return None
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(errors / lengths, [tail, 1 - tail])
-        return float(low), float(high)
+        return interval_of(self._sums, confidence)
 
 
 def bootstrap_interval(errors: Counts, lengths: Counts) -> tuple[float, float] | None:

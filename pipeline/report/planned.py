@@ -30,7 +30,7 @@ def plan_text(run: Run) -> str:
     if totals.unknown:
         lines.append(f"unknown    {totals.unknown} recordings whose length nobody knows; they are in no sum")
     if run.existing and run.new_windows is not None:
-        lines.append(f"grown      {run.new_windows.num_rows} windows are new in the manifest")
+        lines.append(f"grown      {run.new_windows.totals.windows} windows are new in the manifest")
     tables = [_by_language(run), _by_duration(run)] if totals.by_language else []
     return "\n\n".join(["\n".join(lines), *tables])
 
