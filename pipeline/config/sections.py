@@ -16,6 +16,9 @@ class SourceConfig(Section):
 
     format: ManifestFormat = speed_field("auto", "auto: by the manifest's name, or by what lies in the folder")
     columns: dict[ManifestField, str] = speed_field({}, "which column holds a field: {uri: wav_path, text: sentence}")
+    channels: Literal["mix", "split"] = text_field(
+        "mix", "for rows that name no channel; split: each channel by itself, as of calls with a side on each"
+    )
     schemes: list[str] = speed_field(["file", "s3"], "uri schemes that rows may use")
     roots: list[str] = speed_field([], "folders or buckets that rows may point into; empty: the manifest's own folder")
     storage_options: dict[str, Any] = speed_field({}, "fsspec options for reading (endpoint_url, profile, anon …)")

@@ -198,8 +198,9 @@ def _objections(table: pa.Table, judge: Judge) -> list[str | None]:
 
 def _tables(manifest: Manifest, config: SourceConfig, complain: Complain) -> Iterator[tuple[str, list[int], pa.Table]]:
     """File (of several), line numbers and rows, block by block; those alone that `source.only` chooses."""
+    split = config.channels == "split"
     for block in manifest.read(complain):
-        table = rows_table(block, manifest.folder, within(block.place, complain), manifest.keys)
+        table = rows_table(block, manifest.folder, within(block.place, complain), manifest.keys, split)
         numbers = block.numbers
         if config.only:
             mask = chosen(table, config.only)

@@ -5,4 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 ManifestFormat = Literal["auto", "jsonl", "csv", "tsv", "parquet", "lhotse", "kaldi", "audiofolder", "listing"]
-ManifestField = Literal["id", "uri", "offset", "duration", "language", "keywords", "text", "channel", "speakers"]
+ManifestField = Literal[
+    *("id", "uri", "offset", "duration", "language", "task", "target_language", "keywords", "text", "channel", "speakers")
+]

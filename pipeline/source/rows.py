@@ -16,6 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.audio.uri_policy import without_secrets
+from pipeline.engines.requests import primary_language
+from pipeline.records import SPLIT
 from pipeline.source.formats import Block, Complain
 from pipeline.source.names import ManifestField
 
@@ -25,10 +27,12 @@ MANIFEST_SCHEMA = pa.schema(
         ("uri", pa.string()),
         ("offset_s", pa.float64()),
         ("duration_s", pa.float64()),  # null: unknown
-        ("language", pa.string()),
+        ("language", pa.string()),  # of the speech
+        ("task", pa.string()),  # transcribe | translate; null: the config's
+        ("target_language", pa.string()),  # null: the engine's own, or nothing to translate
         ("keywords", pa.list_(pa.string())),
         ("reference_text", pa.string()),
-        ("channel", pa.int32()),
+        ("channel", pa.int32()),  # from 0; SPLIT: each by itself; null: all mixed down
         ("speakers", pa.string()),  # speaker label → name, as JSON with sorted keys; null: none
         ("extra", pa.map_(pa.string(), pa.string())),
     ]
@@ -43,7 +47,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "uri": ("uri", "path", "audio_filepath", "audio"),
     "offset_s": ("offset", "offset_s"),
     "duration_s": ("duration", "duration_s"),
-    "language": ("language", "lang"),
+    "language": ("language", "lang", "source_lang"),
+    "task": ("task", "taskname"),
+    "target_language": ("target_language", "target_lang"),
     "keywords": ("keywords",),
     "reference_text": ("text", "reference", "reference_text"),
     "channel": ("channel",),
@@ -56,6 +62,11 @@ _NUMBERED = re.compile(r"[0-9]+(?= @|$)")
 _MAX_CHANNELS = 1024
 _MAX_S = 1e8  # three years: more is a slip, and would make every sum of hours useless
 _EMPTY = (None, "")
+_MIX = -2  # a row's own word for it, where `source.channels` says split
+_TASKS = {  # as Whisper and we say it, and as NeMo's manifests for Canary do
+    **dict.fromkeys(("transcribe", "asr"), "transcribe"),
+    **dict.fromkeys(("translate", "ast", "s2t_translation"), "translate"),
+}
 
 
 def named_by(columns: Columns, keys: Keys = KEYS) -> dict[str, tuple[str, ...]]:
@@ -64,10 +75,11 @@ def named_by(columns: Columns, keys: Keys = KEYS) -> dict[str, tuple[str, ...]]:
     return {**keys, **{fields[target]: (column,) for target, column in columns.items()}}
 
 
-def rows_table(block: Block, folder: str, complain: Complain, keys: Keys = KEYS) -> pa.Table:
+def rows_table(block: Block, folder: str, complain: Complain, keys: Keys = KEYS, split: bool = False) -> pa.Table:
     """A block as MANIFEST_SCHEMA: values checked, uris absolute, missing ids derived.
 
-    A row that was complained about keeps its place, with nulls for what could not be used.
+    `split`: rows that say nothing of channels have them split. A row that was complained about keeps its place, with nulls
+    for what could not be used.
     """
     present: set[str] = set().union(*block.rows)
     columns = {field: _column(block, keys[field], present, field, complain) for field in KEYS}
@@ -85,6 +97,12 @@ def rows_table(block: Block, folder: str, complain: Complain, keys: Keys = KEYS)
                 )
         uris[i] = absolute_uri(uri, folder)
     columns["offset_s"] = [offset_s or 0.0 for offset_s in columns["offset_s"]]
+    columns["channel"] = [_as_planned(channel, split) for channel in columns["channel"]]
+    for i, asked in enumerate(zip(columns["task"], columns["language"], columns["target_language"], strict=True)):
+        try:
+            columns["task"][i], columns["target_language"][i] = _translation(*asked)
+        except ValueError as error:
+            complain(block.numbers[i], str(error))
     columns["extra"] = _extras(block, present.difference(*keys.values()), complain)
     return pa.table([pa.array(columns[field.name], field.type) for field in MANIFEST_SCHEMA], schema=MANIFEST_SCHEMA)
 
@@ -99,7 +117,27 @@ def _derived_id(uri: str, folder: str, offset_s: float | None, duration_s: float
     name = uri.removeprefix(f"{folder.rstrip('/')}/")
     if offset_s:
         name += f"#{_plain(offset_s)}-{_plain(duration_s) if duration_s else ''}"
-    return name if channel is None else f"{name}#ch{channel}"
+    return name if channel is None or channel < 0 else f"{name}#ch{channel}"
+
+
+def _as_planned(channel: int | None, split: bool) -> int | None:
+    if channel is None:
+        return SPLIT if split else None
+    return None if channel == _MIX else channel
+
+
+def _translation(task: str | None, source: str | None, target: str | None) -> tuple[str | None, str | None]:
+    """The task and what is translated into. A target beside a source says what the task is, as in NeMo's manifests."""
+    if target is None:
+        return task, None
+    same = source is not None and primary_language(source) == primary_language(target)
+    if task == "translate" and same:
+        raise ValueError(f"to translate from {source!r} to {target!r} is nothing to do; the task would be transcribe")
+    if task == "transcribe" and source is not None and not same:
+        raise ValueError(f"a target language {target!r} beside {source!r} is for the task translate, not transcribe")
+    if task == "transcribe" or same:
+        return "transcribe", None
+    return "translate", primary_language(target)
 
 
 def _plain(seconds: float) -> str:
@@ -153,13 +191,22 @@ def _duration(value: Any) -> float | None:
     return _seconds(value) or None
 
 
+def _task(value: Any) -> str:
+    task = _TASKS.get(value.strip().lower()) if isinstance(value, str) else None
+    if task is None:
+        raise ValueError(f"is {_shown(value)}, not transcribe or translate")
+    return task
+
+
 def _channel(value: Any) -> int:
+    if isinstance(value, str) and value.strip().lower() in ("split", "mix"):
+        return SPLIT if value.strip().lower() == "split" else _MIX
     try:
         channel = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         channel = math.nan
     if not (0 <= channel < _MAX_CHANNELS and channel.is_integer()):
-        raise ValueError(f"is {_shown(value)}, not a channel number (0, 1, …)")
+        raise ValueError(f"is {_shown(value)}, not a channel number (0, 1, …), split or mix")
     return int(channel)
 
 
@@ -220,6 +267,8 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     "offset_s": _seconds,
     "duration_s": _duration,
     "language": _language,
+    "task": _task,
+    "target_language": _language,
     "keywords": _keywords,
     "reference_text": _text,
     "channel": _channel,
@@ -239,7 +288,7 @@ def _column(
     values: list[Any] = [None] * len(block.rows)
     for i, row in enumerate(block.rows):
         given = [key for key in keys if row.get(key) not in _EMPTY] if len(keys) > 1 else keys
-        if len(given) > 1:
+        if len(given) > 1 and any(row[key] != row[given[0]] for key in given):
             complain(block.numbers[i], f"both {given[0]!r} and {given[1]!r} have a value, of which one may")
         elif given and (value := row.get(given[0])) not in _EMPTY:
             try:

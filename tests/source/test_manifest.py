@@ -61,8 +61,8 @@ def expected(folder: Path) -> list[dict[str, Any]]:
         | {"id": "one", "uri": f"{folder}/a/1.flac", "offset_s": 0.5, "duration_s": 2.25, "language": "en"}
         | {"reference_text": 'a "b", c'},
         blank
-        | {"id": "two", "uri": "/data/2.wav", "duration_s": 7.0, "channel": 1}
-        | {"extra": [("source_lang", "de"), ("speaker", "s1")]},
+        | {"id": "two", "uri": "/data/2.wav", "duration_s": 7.0, "channel": 1, "language": "de"}
+        | {"extra": [("speaker", "s1")]},
         blank
         | {"id": "drei ü", "uri": "s3://bucket/3.mp3", "reference_text": "grüße"}
         | {"extra": [("speaker", "s2")]},
