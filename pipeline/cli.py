@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import QuarryError, RunBrokenOffError
+from pipeline.errors import QuarryError, exit_code_of
 from pipeline.export.options import add_export_options, export_options
 
 if TYPE_CHECKING:
@@ -58,12 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[RunConfig, str], int] = getattr(commands, name.replace("-", "_"))
         with _stoppable():
             return command(config, _settings(arguments))
-    except RunBrokenOffError as error:
-        print(f"quarry: {error}", file=sys.stderr)
-        return 3
     except QuarryError as error:
         print(f"quarry: {error}", file=sys.stderr)
-        return 2
+        return exit_code_of(error)
     except KeyboardInterrupt:
         print("quarry: interrupted; what is published stays, the same command resumes.", file=sys.stderr)
         return 3
@@ -132,6 +129,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "retry":
             _add_retry_options(sub)
+        if name in ("run", "retry"):
+            sub.add_argument("--events", metavar="FILE", help="write events as JSON lines (-: to standard output)")
         if name == "export":
             add_export_options(sub)
     return parser
@@ -147,14 +146,16 @@ def _add_retry_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _option_settings(arguments: argparse.Namespace) -> list[str]:
-    """The options of `quarry manifest` and `quarry retry` as overrides."""
+    """The options of `quarry manifest`, `quarry run` and `quarry retry` as overrides."""
     if arguments.command == "manifest":
         return [f"manifest={json.dumps(arguments.prefix)}", f"output={json.dumps(arguments.out)}"]
-    if arguments.command != "retry":
-        return []
     found = []
+    if getattr(arguments, "events", None):
+        found.append(f"runtime.events={json.dumps(arguments.events)}")
+    if arguments.command != "retry":
+        return found
     if arguments.failed or arguments.flagged is not None:
-        found = [f"retry.failed={arguments.failed}", f"retry.flagged={arguments.flagged is not None}"]
+        found += [f"retry.failed={arguments.failed}", f"retry.flagged={arguments.flagged is not None}"]
     if arguments.flagged:
         found.append(f"retry.flags=[{arguments.flagged}]")
     given = {"engine.name": arguments.engine, "engine.model": arguments.model}

@@ -18,10 +18,16 @@ from pipeline.errors import RunError
 from pipeline.prepare import open_ledger, prepare, run_id, run_uri, write_plan
 from pipeline.report.planned import plan_text
 from pipeline.report.text import report_text
+from pipeline.runtime.events import STDOUT, EventLog, telling
 from pipeline.runtime.progress import clock
+from pipeline.store.objects import ObjectStore
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
     from pipeline.export.options import ExportOptions
+    from pipeline.retry import PlannedRetry
     from pipeline.run import Outcome
     from pipeline.source.manifest import Judge
     from pipeline.store.ledger import Ledger
@@ -93,14 +99,16 @@ def run(config: RunConfig, settings: str) -> int:
     """Do what the plan lacks, then finalize and print the report."""
     from pipeline.run import execute
 
-    outcome = execute(prepare(config, _print_probe), lambda line: print(line, file=sys.stderr))
-    if outcome.snapshot is None:
-        _print_left(outcome)
-        return outcome.exit_code
-    if not outcome.done_now:
-        shards = outcome.done_before
-        print(f"Nothing to do: all {shards} shards of {run_id(config)} were done before.", file=sys.stderr)
-    print(report_text(outcome.snapshot, settings))
+    with _telling(config, "run") as events:
+        outcome = execute(prepare(config, _print_probe), lambda line: print(line, file=sys.stderr), events)
+        if outcome.snapshot is None:
+            _print_left(outcome)
+        elif not outcome.done_now:
+            shards = outcome.done_before
+            print(f"Nothing to do: all {shards} shards of {run_id(config)} were done before.", file=sys.stderr)
+        if outcome.snapshot:
+            _print_result(config, report_text(outcome.snapshot, settings))
+        events.finish(outcome.exit_code, outcome.left)
     return outcome.exit_code
 
 
@@ -126,23 +134,40 @@ def retry(config: RunConfig, settings: str) -> int:
     """Hear flagged or failed stretches of a finished run again, and put what is better into its tables."""
     from pipeline.retry import execute_retry, prepare_retry
 
-    wanted = prepare_retry(config, _print_probe)
-    if wanted is None:
-        print(f"Nothing to hear again in {run_id(config)}: no stretch is flagged, or these settings have decided it.")
-        return 0
+    with _telling(config, "retry") as events:
+        wanted = prepare_retry(config, _print_probe)
+        if wanted is None:
+            nothing = f"Nothing to hear again in {run_id(config)}: no stretch is flagged, or these settings have decided it."
+            _print_result(config, nothing)
+            events.finish(0, 0)
+            return 0
+        outcome = execute_retry(wanted, _announced(wanted), events)
+        if outcome.snapshot:
+            _print_result(config, report_text(outcome.snapshot, settings))
+        elif outcome.left:
+            _print_left(outcome)
+        else:
+            grown = f"The run has grown meanwhile; `quarry run {settings}` finishes it and takes the retry in."
+            print(grown, file=sys.stderr)
+        events.finish(outcome.exit_code, outcome.left)
+    return outcome.exit_code
+
+
+def _announced(wanted: PlannedRetry) -> Callable[[str], None]:
+    """Says what a retry is about; what says the rest."""
     planned, spec = wanted.run.totals, wanted.run.spec
     what = f"{planned.recordings} stretches, {planned.audio_s / 3600:.2f} h, by {spec.name} with the model {spec.model}"
     print(f"retry {wanted.id}: {what}.", file=sys.stderr)
-    outcome = execute_retry(wanted, lambda line: print(line, file=sys.stderr))
-    if outcome.snapshot:
-        print(report_text(outcome.snapshot, settings))
-    elif outcome.left:
-        _print_left(outcome)
-    else:
-        print(
-            f"The run has grown meanwhile; `quarry run {settings}` finishes it and takes the retry in.", file=sys.stderr
-        )
-    return outcome.exit_code
+    return lambda line: print(line, file=sys.stderr)
+
+
+def _telling(config: RunConfig, command: str) -> AbstractContextManager[EventLog]:
+    return telling(config, command, run_id(config), str(ObjectStore(run_uri(config), config.store)))
+
+
+def _print_result(config: RunConfig, text: str) -> None:
+    """To stdout, unless events go there."""
+    print(text, file=sys.stderr if config.runtime.events == STDOUT else sys.stdout)
 
 
 def status(config: RunConfig, settings: str) -> int:

@@ -69,6 +69,11 @@ class QuarryError(Exception):
     """Base of every error Quarry raises on purpose."""
 
 
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a run that ends so: 2 someone has to mend something first · 3 the same command resumes."""
+    return 2 if isinstance(error, QuarryError) and not isinstance(error, RunBrokenOffError) else 3
+
+
 class RunError(QuarryError):
     """About the run as a whole: one sentence (what, where), then the next step."""
 

@@ -166,6 +166,9 @@ class RuntimeConfig(Section):
     concurrent_calls: int = speed_field(
         2, "shards in an engine actor at once: one computes, one gets ready", ge=1, le=8
     )
+    events: str | None = speed_field(
+        None, "file that gets an event per line as JSON (docs/events.md); -: standard output", min_length=1
+    )
     task_retries: int = speed_field(
         2, "retries after a crash of a worker; finite, or one poison shard spins for ever", ge=0
     )

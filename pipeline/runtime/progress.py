@@ -1,16 +1,28 @@
-"""One line while a run goes on: repainted on a terminal, every ten seconds in a log."""
+"""One line while a run goes on: rewritten in place on a terminal, a plain line now and then in a log.
+
+How far, how fast now and on average, how long still, what it has cost, what failed, and which stage the others wait for. All of
+it is measured: from the receipts of the shards that are done, and this process's clock.
+"""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
-from dataclasses import dataclass, replace
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TextIO
 
-from pipeline.records import Receipt, Undone
+from pipeline.metrics.rtfx import rtfx
+from pipeline.records import Receipt, StepTime, Undone
 
 _LOG_EVERY_S = 10.0
+_QUIET_LOG_EVERY_S = 60.0  # where nothing has come: a log line that only says so
 _PAINT_EVERY_S = 0.2
+_NOW_S, _NOW_SHARDS = 60.0, 4  # "now" is the last minute, or as long as the last few shards took
+_MARK_EVERY_S = 1.0
+_HOLDS_UP = 0.5  # a stage that works less than this share of its time holds nobody up
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +34,9 @@ class Tally:
     partial: int = 0
     failed: int = 0
     audio_s: float = 0.0
-    engine_s: float = 0.0
-    wait_s: float = 0.0
+    decode: StepTime = field(default_factory=StepTime)  # of all its workers together, as the others
+    engine: StepTime = field(default_factory=StepTime)
+    store: StepTime = field(default_factory=StepTime)
     undone: int = 0
 
     def plus(self, receipt: Receipt | Undone) -> Tally:
@@ -36,67 +49,165 @@ class Tally:
             self.partial + receipt.partial,
             self.failed + receipt.failed,
             self.audio_s + receipt.audio_s,
-            self.engine_s + receipt.engine_s,
-            self.wait_s + receipt.wait_s,
+            _sum(self.decode, receipt.decoding),
+            _sum(self.engine, StepTime(receipt.engine_s, receipt.wait_s)),
+            _sum(self.store, receipt.publishing),
             self.undone,
         )
 
+    def busy(self, since: Tally | None = None) -> dict[str, float]:
+        """Of each stage, the share of its workers' time in which they worked (since an earlier tally); none: not known."""
+        start = since or Tally()
+        found = {}
+        for stage in ("decode", "engine", "store"):
+            now, then = getattr(self, stage), getattr(start, stage)
+            busy_s, wait_s = now.busy_s - then.busy_s, now.wait_s - then.wait_s
+            if busy_s + wait_s > 0:
+                found[stage] = busy_s / (busy_s + wait_s)
+        return found
 
-class ProgressLine:
-    """Prints how far a run is: shards, hours, speed, failures, what the engine waits, time left."""
 
-    def __init__(self, shards: int, audio_s: float, stream: TextIO = sys.stderr) -> None:
-        self._shards, self._audio_s, self._stream = shards, audio_s, stream
-        self._painting = stream.isatty()
-        self._began = time.monotonic()
-        self._printed_at = self._began
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What there is to do in all, and what was done before this pass. `usd_per_hour` None: nobody has given a price."""
+
+    shards: int
+    audio_s: float
+    shards_before: int = 0
+    audio_before_s: float = 0.0
+    usd_per_hour: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run stands. Speeds are seconds of audio per second of wall time, 0 while nothing is done."""
+
+    shards_done: int
+    shards: int
+    audio_done_s: float
+    audio_s: float
+    elapsed_s: float
+    rtfx_now: float
+    rtfx_mean: float
+    eta_s: float | None
+    usd: float | None
+    failed: int
+    partial: int
+    undone: int
+    busy: dict[str, float]  # stage → share of its time, of late
+    waiting_for: str | None  # the stage that the others wait for; None: none of them
+
+
+class Course:
+    """Receipts in, Progress out. Remembers about a minute of them, in steps of a second: its memory does not grow."""
+
+    def __init__(self, goal: Goal, clock: Callable[[], float] = time.monotonic) -> None:
+        self._goal, self._clock = goal, clock
+        self._began_s = clock()
+        self._marks = deque([(self._began_s, Tally())])
         self.tally = Tally()
 
     @property
     def elapsed_s(self) -> float:
         """Seconds since the pass began."""
-        return time.monotonic() - self._began
+        return self._clock() - self._began_s
 
     def add(self, receipt: Receipt | Undone) -> None:
-        """Count a shard and print when it is time."""
+        """Count a shard."""
         self.tally = self.tally.plus(receipt)
-        now = time.monotonic()
-        if now - self._printed_at >= (_PAINT_EVERY_S if self._painting else _LOG_EVERY_S):
-            self._printed_at = now
+        now_s = self._clock()
+        if now_s - self._marks[-1][0] >= _MARK_EVERY_S:
+            self._marks.append((now_s, self.tally))
+        while len(self._marks) > 2 and self._is_enough(now_s, *self._marks[1]):
+            self._marks.popleft()
+
+    def _is_enough(self, now_s: float, then_s: float, then: Tally) -> bool:
+        return now_s - then_s >= _NOW_S and self.tally.shards - then.shards >= _NOW_SHARDS
+
+    def progress(self) -> Progress:
+        """Where the run stands now."""
+        goal, tally, elapsed_s = self._goal, self.tally, self.elapsed_s
+        since_s, since = self._marks[0]
+        now = rtfx(tally.audio_s - since.audio_s, self._clock() - since_s) or 0.0
+        mean = rtfx(tally.audio_s, elapsed_s) or 0.0
+        left_s = goal.audio_s - goal.audio_before_s - tally.audio_s
+        shards_done = goal.shards_before + tally.shards
+        is_going = left_s > 0 and 0 < shards_done < goal.shards
+        busy = tally.busy(since)
+        slowest = max(busy, key=lambda stage: busy[stage], default=None)
+        return Progress(
+            shards_done=shards_done,
+            shards=goal.shards,
+            audio_done_s=goal.audio_before_s + tally.audio_s,
+            audio_s=goal.audio_s,
+            elapsed_s=elapsed_s,
+            rtfx_now=now,
+            rtfx_mean=mean,
+            eta_s=left_s / (now or mean) if is_going and (now or mean) else None,
+            usd=None if goal.usd_per_hour is None else goal.usd_per_hour * elapsed_s / 3600,
+            failed=tally.failed,
+            partial=tally.partial,
+            undone=tally.undone,
+            busy=busy,
+            waiting_for=slowest if slowest and busy[slowest] >= _HOLDS_UP else None,
+        )
+
+
+class ProgressLine:
+    """Prints the line. Not safe in threads: `pipeline.runtime.watch` has the lock."""
+
+    def __init__(self, course: Course, stream: TextIO | None = None) -> None:
+        self._course = course
+        self._stream = sys.stderr if stream is None else stream
+        self._painting = self._stream.isatty()
+        self._printed_s = 0.0
+        self._printed_shards = 0
+
+    def show(self) -> None:
+        """Print when it is time: soon where the line is rewritten, later in a log, and later still where nothing has come."""
+        since_s = self._course.elapsed_s - self._printed_s
+        has_news = self._course.tally.shards + self._course.tally.undone > self._printed_shards
+        in_log_s = _LOG_EVERY_S if has_news else _QUIET_LOG_EVERY_S
+        if since_s >= (_PAINT_EVERY_S if self._painting else in_log_s):
             self._print()
 
     def close(self) -> None:
         """Print the last state."""
-        if self.tally.shards:
+        if self._course.tally.shards or self._course.tally.undone:
             self._print()
-            if self._painting:
-                self._stream.write("\n")
+        if self._painting and self._printed_s:
+            self._stream.write("\n")
 
     def _print(self) -> None:
-        start, end = ("\r\x1b[2K", "") if self._painting else ("", "\n")
-        self._stream.write(start + progress_text(self.tally, self._shards, self._audio_s, self.elapsed_s) + end)
+        self._printed_s = self._course.elapsed_s
+        self._printed_shards = self._course.tally.shards + self._course.tally.undone
+        text = progress_text(self._course.progress())
+        if self._painting:
+            # A line that wraps cannot be rewritten.
+            text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
+        self._stream.write(text if self._painting else f"{text}\n")
         self._stream.flush()
 
 
-def progress_text(tally: Tally, shards: int, audio_s: float, elapsed_s: float) -> str:
-    """The line itself."""
-    parts = [
-        f"{tally.shards}/{shards} shards",
-        f"{tally.audio_s / 3600:.2f} of {audio_s / 3600:.2f} h",
-        f"{tally.audio_s / max(elapsed_s, 1e-9):.1f}× real time",
-    ]
-    engine_total_s = tally.engine_s + tally.wait_s
-    if engine_total_s > 0:
-        parts.append(f"engine busy {tally.engine_s / engine_total_s:.0%}")
-    if tally.partial:
-        parts.append(f"{tally.partial} partial")
-    if tally.failed:
-        parts.append(f"{tally.failed} failed")
-    if tally.undone:
-        parts.append(f"{tally.undone} shards not done")
-    if 0 < tally.audio_s < audio_s and tally.shards < shards:
-        parts.append(f"{clock((audio_s - tally.audio_s) * elapsed_s / tally.audio_s)} left")
-    return " · ".join(parts)
+def progress_text(progress: Progress) -> str:
+    """The line itself, the most wanted first: a narrow terminal cuts off its end."""
+    share = progress.audio_done_s / progress.audio_s if progress.audio_s else 1.0
+    parts = [f"{progress.audio_done_s / 3600:.2f} of {progress.audio_s / 3600:.2f} h ({min(share, 1.0):.0%})"]
+    if progress.rtfx_mean:
+        parts.append(f"{progress.rtfx_now:.1f}× real time, mean {progress.rtfx_mean:.1f}×")
+    else:
+        parts.append(f"no shard yet after {clock(progress.elapsed_s)}")
+    if progress.eta_s is not None:
+        parts.append(f"{clock(progress.eta_s)} left")
+    if progress.usd is not None:
+        parts.append(f"${progress.usd:.2f} so far")
+    counts = Counter(failed=progress.failed, partial=progress.partial)
+    parts += [f"{count:,} {name}" for name, count in counts.items() if count]
+    if progress.undone:
+        parts.append(f"{progress.undone} shards not done")
+    if progress.waiting_for:
+        parts.append(f"waiting for {progress.waiting_for} ({progress.busy[progress.waiting_for]:.0%} busy)")
+    return " · ".join([*parts, f"{progress.shards_done}/{progress.shards} shards"])
 
 
 def clock(seconds: float) -> str:
@@ -106,3 +217,7 @@ def clock(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _sum(one: StepTime, other: StepTime) -> StepTime:
+    return StepTime(one.busy_s + other.busy_s, one.wait_s + other.wait_s)

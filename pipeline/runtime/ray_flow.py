@@ -18,8 +18,10 @@ import pyarrow as pa
 
 from pipeline.config import RunConfig, RuntimeConfig
 from pipeline.errors import EngineDead, RunError
+from pipeline.metrics.measures import QUEUE_DEPTH, SHARDS
 from pipeline.records import DecodedShard, Receipt, Undone
 from pipeline.runtime.placement import place
+from pipeline.runtime.ray_metrics import RayRecorder
 from pipeline.runtime.ray_session import cluster_nodes, ray_errors, ray_session
 from pipeline.runtime.rows import (
     decoded_of,
@@ -43,7 +45,7 @@ class DecodePool:
     """Decodes one shard per call."""
 
     def __init__(self, assignment: Assignment) -> None:
-        self._decoder = Decoder(assignment)
+        self._decoder = Decoder(assignment, _replaces_a_dead_one(), RayRecorder())
 
     def __call__(self, entry: pa.Table) -> pa.Table:
         """One entry of the plan in, one decoded shard out."""
@@ -55,10 +57,7 @@ class EnginePool:
     """Transcribes `shards_per_call` shards per call; Ray makes two calls at once."""
 
     def __init__(self, assignment: Assignment) -> None:
-        import ray
-
-        replaces_a_dead_one = ray.get_runtime_context().was_current_actor_reconstructed
-        self._transcriber = Transcriber(assignment, replaces_a_dead_one)
+        self._transcriber = Transcriber(assignment, _replaces_a_dead_one(), RayRecorder())
 
     def __call__(self, shards: pa.Table) -> pa.Table:
         """Decoded shards in, as many transcribed shards out."""
@@ -76,7 +75,7 @@ class PublishPool:
     """Publishes one shard per call."""
 
     def __init__(self, assignment: Assignment) -> None:
-        self._publisher = Publisher(assignment)
+        self._publisher = Publisher(assignment, _replaces_a_dead_one(), RayRecorder())
 
     def __call__(self, shard: pa.Table) -> pa.Table:
         """One transcribed shard in, one receipt out."""
@@ -90,8 +89,22 @@ def run_shards(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Und
     Raises RunError when the engines do not fit or do not load, RunBrokenOffError when Ray fails on the way.
     """
     with ray_session(assignment.config.runtime), ray_errors(), engine_room(assignment.config.runtime) as room:
+        recorder = RayRecorder()
+        left = todo.num_rows
         for start in range(0, todo.num_rows, SHARDS_PER_PASS):
-            yield from _receipts(todo.slice(start, SHARDS_PER_PASS), assignment, room)
+            recorder.record(QUEUE_DEPTH, left, stage="plan")
+            for receipt in _receipts(todo.slice(start, SHARDS_PER_PASS), assignment, room):
+                left -= 1
+                recorder.record(QUEUE_DEPTH, left, stage="plan")
+                recorder.record(SHARDS, outcome="undone" if isinstance(receipt, Undone) else receipt.outcome)
+                yield receipt
+        recorder.record(QUEUE_DEPTH, 0, stage="plan")
+
+
+def _replaces_a_dead_one() -> bool:
+    import ray
+
+    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
 
 
 @contextmanager

@@ -70,8 +70,8 @@ def transcribed_of(table: pa.Table) -> TranscribedShard | Undone:
     """Back to the record."""
     if (undone := _undone_of(table)) is not None:
         return undone
-    *fields, times = _TranscribedHeader.validate_json(table["header"][0].as_py())
-    return TranscribedShard(*fields, *times)
+    shard, windows, chunks, outcomes, stats, times = _TranscribedHeader.validate_json(table["header"][0].as_py())
+    return TranscribedShard(shard, windows, chunks, outcomes, stats, *times)
 
 
 def receipt_to_table(receipt: Receipt | Undone) -> pa.Table:

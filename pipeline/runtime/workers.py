@@ -18,7 +18,22 @@ from pipeline.engines.base import create_engine
 from pipeline.engines.runner import MemoryBudget
 from pipeline.errors import EngineDead, QuarryError, RefusedError, StoreRefusedError
 from pipeline.flow import decode, publish, transcribe
-from pipeline.records import DecodedShard, Receipt, RunIdentity, TranscribedShard, Undone
+from pipeline.metrics.measures import (
+    AUDIO_SECONDS,
+    DECODE_SECONDS,
+    ENGINE_BUSY_RATIO,
+    PUBLISH_SECONDS,
+    QUEUE_DEPTH,
+    ROWS,
+    ROWS_FAILED,
+    SILENT,
+    STAGE_BUSY,
+    STAGE_WAIT,
+    WORKERS_REPLACED,
+    Recorder,
+    language_label,
+)
+from pipeline.records import DecodedShard, Failure, Receipt, RunIdentity, StepTime, TranscribedShard, Undone
 from pipeline.runtime.crashes import CrashJournal, Turns, transcribe_carefully
 from pipeline.store.ledger import ShardReader
 from pipeline.store.objects import ObjectStore
@@ -41,22 +56,38 @@ class Assignment:
 
 
 class Decoder:
-    """Shard entries in, decoded shards out."""
+    """Shard entries in, decoded shards out. `recorder` is told what it took."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, replaces_a_dead_one: bool = False, recorder: Recorder = SILENT) -> None:
         self._assignment = assignment
+        self._recorder = recorder
+        self._news = News("decode", replaces_a_dead_one, recorder)
         config = assignment.config
         self._plan = ShardReader(ObjectStore(assignment.run_uri, config.store))
         self._reader = AudioReader(config.decode, config.source, assignment.roots, self._neighbours)
+        self._idle = IdleClock()
 
     def decode(self, shard_id: str, plan_key: str, row_group: int) -> DecodedShard | Undone:
         """Fetch, decode and cut one shard."""
+        wait_s, began_s = self._idle.begin(), time.monotonic()
         try:
             shard = self._plan.shard(shard_id, plan_key, row_group)
             decoded = decode(shard, self._reader, self._assignment.config, self._assignment.max_chunk_s)
-            return replace(decoded, decoded_at_s=time.time())
+            spent = StepTime(time.monotonic() - began_s, wait_s)
+            self._tell(decoded, spent)
+            return replace(decoded, decoded_at_s=time.time(), decoding=spent, replaced=self._news.once())
         except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
             return undone(shard_id, "decode", error)
+        finally:
+            self._idle.end()
+
+    def _tell(self, decoded: DecodedShard, spent: StepTime) -> None:
+        tell_times(self._recorder, "decode", spent)
+        self._recorder.record(DECODE_SECONDS, spent.busy_s)
+        default = self._assignment.config.engine.language
+        for planned, window in zip(decoded.shard.windows, decoded.windows, strict=True):
+            lang = language_label(planned.recording.language or default)
+            self._recorder.record(AUDIO_SECONDS, window.end_s - window.start_s, lang=lang, stage="decode")
 
     def _neighbours(self) -> list[str]:
         """Objects that tell whether a store refuses one recording or everything."""
@@ -73,14 +104,16 @@ class Transcriber:
     `replaces_a_dead_one`: the first calls are those that its predecessor in the pool may have died of.
     """
 
-    def __init__(self, assignment: Assignment, replaces_a_dead_one: bool = False) -> None:
+    def __init__(self, assignment: Assignment, replaces_a_dead_one: bool = False, recorder: Recorder = SILENT) -> None:
         self._config = assignment.config
+        self._recorder = recorder
+        self._news = News("engine", replaces_a_dead_one, recorder)
         self._store = ObjectStore(assignment.run_uri, assignment.config.store)
         in_flight = 2 * assignment.config.runtime.concurrent_calls  # Ray Data's own figure
         self._turns = Turns(None if assignment.careful else in_flight if replaces_a_dead_one else 0)
         self._engine = create_engine(assignment.config.engine)
         self._engine.load()
-        self._memory = MemoryBudget()
+        self._memory = MemoryBudget(recorder)
         self._idle = IdleClock()
 
     def transcribe(self, shards: Sequence[DecodedShard]) -> list[TranscribedShard | Undone]:
@@ -88,6 +121,7 @@ class Transcriber:
         if not shards:
             return []
         wait_s, began_at_s = self._idle.begin(), time.time()
+        self._recorder.record(QUEUE_DEPTH, self._idle.waiting, stage="engine")
         try:
             with self._turns.turn() as careful:
                 done = self._transcribe(shards, careful)
@@ -97,11 +131,26 @@ class Transcriber:
             return [undone(shard.shard.shard_id, "transcribe", error) for shard in shards]
         finally:
             self._idle.end()
+            self._recorder.record(QUEUE_DEPTH, self._idle.waiting, stage="engine")
+        done = [replace(one, decoding=it.decoding, replaced=it.replaced) for one, it in zip(done, shards, strict=True)]
+        done[0] = replace(done[0], replaced=(*done[0].replaced, *self._news.once()))
+        self._tell(done, wait_s)
         waits_s = [wait_s, *[0.0] * (len(done) - 1)]
         return [
             _timed(shard, waited_s, began_at_s - (decoded.decoded_at_s or began_at_s))
             for shard, decoded, waited_s in zip(done, shards, waits_s, strict=True)
         ]
+
+    def _tell(self, done: Sequence[TranscribedShard], wait_s: float) -> None:
+        spent = StepTime(sum(shard.stats.engine_s for shard in done), wait_s)
+        tell_times(self._recorder, "engine", spent)
+        if spent.busy_s + wait_s > 0:
+            self._recorder.record(ENGINE_BUSY_RATIO, spent.busy_s / (spent.busy_s + wait_s))
+        for shard in done:
+            for chunk, outcome in zip(shard.chunks, shard.outcomes, strict=True):
+                given = shard.shard.windows[chunk.window].recording.language or self._config.engine.language
+                lang = language_label((None if isinstance(outcome, Failure) else outcome.language) or given)
+                self._recorder.record(AUDIO_SECONDS, chunk.audio_s, lang=lang, stage="engine")
 
     def _transcribe(self, shards: Sequence[DecodedShard], careful: bool) -> list[TranscribedShard]:
         if not careful:
@@ -121,22 +170,61 @@ class Transcriber:
 class Publisher:
     """Transcribed shards in, receipts out."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, replaces_a_dead_one: bool = False, recorder: Recorder = SILENT) -> None:
         self._assignment = assignment
         self._store = ObjectStore(assignment.run_uri, assignment.config.store)
+        self._recorder = recorder
+        self._news = News("store", replaces_a_dead_one, recorder)
+        self._idle = IdleClock()
 
     def publish(self, shard: TranscribedShard) -> Receipt | Undone:
         """Put the shard's part."""
+        wait_s, began_s = self._idle.begin(), time.monotonic()
         try:
-            return publish(shard, self._store, self._assignment.identity, self._assignment.config)
+            receipt = publish(shard, self._store, self._assignment.identity, self._assignment.config)
         except Exception as error:  # noqa: BLE001 - a shard that breaks a step must not end the run
             return undone(shard.shard.shard_id, "publish", error)
+        finally:
+            self._idle.end()
+        spent = StepTime(time.monotonic() - began_s, wait_s)
+        self._tell(receipt, spent)
+        return replace(receipt, publishing=spent, replaced=(*receipt.replaced, *self._news.once()))
+
+    def _tell(self, receipt: Receipt, spent: StepTime) -> None:
+        tell_times(self._recorder, "store", spent)
+        self._recorder.record(PUBLISH_SECONDS, spent.busy_s)
+        for status in ("ok", "partial", "failed"):
+            self._recorder.record(ROWS, getattr(receipt, status), status=status)
+        for code, count in receipt.failure_codes.items():
+            self._recorder.record(ROWS_FAILED, count, code=code)
+        for lang, audio_s in receipt.languages.items():
+            self._recorder.record(AUDIO_SECONDS, audio_s, lang=lang, stage="store")
+
+
+class News:
+    """That a worker took the place of one that died: told with its first shard, and once."""
+
+    def __init__(self, stage: str, replaces_a_dead_one: bool, recorder: Recorder) -> None:
+        self._left = (stage,) if replaces_a_dead_one else ()
+        if replaces_a_dead_one:
+            recorder.record(WORKERS_REPLACED, stage=stage)
+
+    def once(self) -> tuple[str, ...]:
+        """The stage, the first time; then nothing."""
+        told, self._left = self._left, ()
+        return told
+
+
+def tell_times(recorder: Recorder, stage: str, spent: StepTime) -> None:
+    """What a stage's worker did with its time over one shard."""
+    recorder.record(STAGE_BUSY, spent.busy_s, stage=stage)
+    recorder.record(STAGE_WAIT, spent.wait_s, stage=stage)
 
 
 def _timed(shard: TranscribedShard, wait_s: float, queued_s: float) -> TranscribedShard:
     """With who waited for whom. Two machines' clocks may differ by more than a shard waits: never less than nothing."""
-    times = {"wait_s": wait_s, "queued_s": max(0.0, queued_s), "done_at_s": time.time()}
-    return replace(shard, stats=replace(shard.stats, **times))
+    stats = replace(shard.stats, wait_s=wait_s, queued_s=max(0.0, queued_s), done_at_s=time.time())
+    return replace(shard, stats=stats)
 
 
 def undone(shard_id: str, stage: str, error: Exception) -> Undone:
@@ -167,3 +255,8 @@ class IdleClock:
         with self._lock:
             self._running -= 1
             self._idle_since = time.monotonic()
+
+    @property
+    def waiting(self) -> int:
+        """Calls that are there beside the one that is served."""
+        return max(0, self._running - 1)
