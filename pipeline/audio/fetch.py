@@ -41,13 +41,13 @@ class Ranges:
     """Reads of a large object through a small cache of blocks; sequential reading grows the requests."""
 
     def __init__(self, read_range: ReadRange, size: int, block_bytes: int) -> None:
-        self._read_range, self._size, self._block = read_range, size, block_bytes
+        self._read_range, self.size, self._block = read_range, size, block_bytes
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._run_start = self._run_end = -1  # blocks of the current sequential run
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes [offset, offset + length), cut at the object's end."""
-        end = min(offset + length, self._size)
+        end = min(offset + length, self.size)
         if offset < 0 or offset >= end:
             return b""
         first, last = offset // self._block, (end - 1) // self._block
@@ -67,7 +67,7 @@ class Ranges:
         ahead = min((index - self._run_start) // _READAHEAD_PART, _MAX_READ_BYTES // self._block)
         count = max(1, min(last - index + 1, _MAX_READ_BYTES // self._block), ahead)
         count = next((more for more in range(1, count) if index + more in self._blocks), count)  # up to what is there
-        start, end = index * self._block, min((index + count) * self._block, self._size)
+        start, end = index * self._block, min((index + count) * self._block, self.size)
         data = self._read_range(start, end)
         if len(data) != end - start:
             raise TransientError("fetch_failed", f"The store sent {len(data)} of {end - start} bytes; run again.")
@@ -225,7 +225,7 @@ class Fetcher:
             from pipeline.audio.row_group import Opened
 
             if container.parquet is None:
-                container.parquet = Opened(container.read_range, container.size, self._decode.max_object_bytes)
+                container.parquet = Opened(container.read_range, container.size, self._decode.row_group_bytes)
             value = container.parquet.value(member)
             self._check(value.size, container.etag, expect)
             blob = Blob.copy(memoryview(value), container.etag)

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-# What Arrow finds in the uris of a Parquet file's rows: everything up to the row, the same for a whole row group.
-ROW_GROUP_PATTERN = r"^(?P<group>.*#group=[0-9]{1,9})&row=[0-9]{1,9}&column=[^#&]*$"
+# For Arrow, on the uris of a Parquet file's rows: everything up to the row, which is the same for a whole row group, and the row.
+ROW_PATTERN = r"^(?P<group>.*#group=[0-9]{1,9})&row=(?P<row>[0-9]{1,9})&column=[^#&]*$"
 
 _PIECE = re.compile(r"#member=([^#&]*)&bytes=([0-9]{1,18})-([0-9]{1,18})\Z")
 _ROW = re.compile(r"#group=([0-9]{1,9})&row=([0-9]{1,9})&column=([^#&]*)\Z")

@@ -76,7 +76,7 @@ class Opened:
             raise AudioError(
                 "object_too_large",
                 f"The row group holds {claimed} bytes of audio in {group.num_rows} rows; write the file with smaller row "
-                "groups, or raise decode.max_object_bytes.",
+                "groups, or raise decode.row_group_bytes.",
             )
         starts = [column.data_page_offset]
         if column.has_dictionary_page and 0 < (column.dictionary_page_offset or 0) < starts[0]:

@@ -60,6 +60,9 @@ class DecodeConfig(Section):
 
     max_audio_s: float = speed_field(86_400.0, "longest recording accepted (24 h); guards against lying headers", gt=0)
     max_object_bytes: int = speed_field(16 * 2**30, "largest object accepted", gt=0)
+    row_group_bytes: int = speed_field(
+        2**30, "largest audio column of a Parquet row group; shards read the groups of their rows from the start", gt=0
+    )
     memory_bytes: int = speed_field(2 * 2**30, "address space of the decoder process", ge=512 * 2**20)
     recycle_after_objects: int = speed_field(
         100_000, "a new decoder process after so many objects: codecs leak; a start costs what a hundred clips do", ge=1

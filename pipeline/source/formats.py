@@ -1,6 +1,6 @@
 """Manifest formats: bytes in, blocks of raw rows out (key → value, as written). Knows nothing of what the keys mean.
 
-One path for all: a row is a dict with the line (JSONL, CSV, TSV) or row number (Parquet) it came from, both from 1.
+One path for all: a row is a dict with the line it came from, from 1 (`pipeline.source.parquet` has its rows the same way).
 Lines are parsed one by one by the standard library: its errors know their line, which Arrow's readers do not.
 """
 
@@ -12,9 +12,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.source.opening import CODECS
 
@@ -29,6 +26,8 @@ _SUFFIXES = {
     ".tsv": "tsv",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".tar": "webdataset",
+    ".tgz": "webdataset",
 }
 
 Complain = Callable[[int, str], None]  # (line or row, what is wrong with it); raises, or notes it and goes on
@@ -44,7 +43,7 @@ class Block:
 
 
 def format_by_name(uri: str) -> str | None:
-    """jsonl | csv | tsv | parquet, as the file's name tells it; None: it does not."""
+    """jsonl | csv | tsv | parquet | webdataset, as the file's name tells it; None: it does not."""
     stem, suffix = os.path.splitext(uri.lower())
     if suffix in CODECS:
         suffix = os.path.splitext(stem)[1]
@@ -57,9 +56,7 @@ def within(place: str, complain: Complain) -> Complain:
 
 
 def read_blocks(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[Block]:
-    """Blocks of at most BLOCK_ROWS raw rows. Bad lines go to `complain`, and are left out if it returns."""
-    if kind == "parquet":
-        return _parquet_blocks(handle, complain)
+    """Blocks of at most BLOCK_ROWS raw rows of a text file. Bad lines go to `complain`, and are left out if it returns."""
     return in_blocks(json_rows(handle, complain) if kind == "jsonl" else _delimited_rows(handle, kind, complain))
 
 
@@ -145,40 +142,3 @@ def _checked_header(names: list[str], number: int, complain: Complain) -> list[s
     if twice:
         complain(number, f"a header that names {twice[0]!r} twice")
     return names
-
-
-def _parquet_blocks(handle: IO[bytes], complain: Complain) -> Iterator[Block]:
-    file = pq.ParquetFile(pa.PythonFile(handle, "r"))
-    audio = _audio_columns(file.schema_arrow)
-    for name in audio:
-        if (row := _first_with_bytes(file.metadata, name)) is not None:
-            # Parquet is read by row groups: hundreds of recordings would be unpacked to hear one.
-            complain(row, f"the column {name!r} holds the audio itself, and only audio in files can be read")
-            return
-    columns = [f"{name}.path" if name in audio else name for name in file.schema_arrow.names] if audio else None
-    first = 1
-    for batch in file.iter_batches(batch_size=BLOCK_ROWS, columns=columns):
-        rows = batch.to_pylist()
-        for name in audio:
-            for row in rows:
-                row[name] = (row[name] or {}).get("path")
-        yield Block(list(range(first, first + batch.num_rows)), rows)
-        first += batch.num_rows
-
-
-def _audio_columns(schema: pa.Schema) -> list[str]:
-    """Columns as Hugging Face keeps audio in: a struct of `bytes` and `path`."""
-    structs = [field for field in schema if pa.types.is_struct(field.type)]
-    return [field.name for field in structs if {"bytes", "path"} <= {inner.name for inner in field.type}]
-
-
-def _first_with_bytes(metadata: pq.FileMetaData, name: str) -> int | None:
-    """The first row of the first row group that holds, or may hold, audio in `name`; None where all are only paths."""
-    row = 1
-    for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
-        columns = (group.column(index) for index in range(group.num_columns))
-        counts = [column.statistics for column in columns if column.path_in_schema == f"{name}.bytes"]
-        if any(count is None or count.null_count != group.num_rows for count in counts):
-            return row
-        row += group.num_rows
-    return None

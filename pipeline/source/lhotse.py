@@ -17,7 +17,9 @@ from pipeline.source.opening import kind_of, open_bytes
 from pipeline.source.rows import KEYS
 
 _CUTS = {"MonoCut", "MultiCut", "MixedCut", "PaddingCut", "Cut"}
-_TAKEN = frozenset(name for names in KEYS.values() for name in names)
+_TAKEN = frozenset(
+    name for field, names in KEYS.items() if field not in ("task", "target_language") for name in names
+)
 _HARMLESS = {"Resample"}  # audio is resampled anyway
 
 
@@ -53,7 +55,23 @@ def lhotse_rows(
         except ValueError as error:
             complain(number, str(error))
         except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-            complain(number, f"not as lhotse writes it ({type(error).__name__}: {str(error)[:80]})")
+            complain(number, _unlike(error))
+
+
+def shar_row(item: dict[str, Any], uri: str) -> dict[str, Any]:
+    """Raw row of a cut out of Shar, whose audio is at `uri`. Raises ValueError: what is wrong with it, in words."""
+    try:
+        recording = item.get("recording") or {}
+        sources = [{**one, "type": "file", "source": uri} for one in recording["sources"] if one["type"] == "shar"]
+        if not sources:
+            raise ValueError("a cut whose audio is not in Shar")
+        return _row({**item, "recording": {**recording, "sources": sources}}, None)
+    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise ValueError(_unlike(error)) from None
+
+
+def _unlike(error: Exception) -> str:
+    return f"not as lhotse writes it ({type(error).__name__}: {str(error)[:80]})"
 
 
 def _recordings(uri: str, config: SourceConfig, complain: Complain) -> Lookup:
@@ -128,6 +146,8 @@ def _source(places: list[Any], channel: int | list[int] | None) -> dict[str, Any
     kind, channels, uri = sources[0]
     if kind == "command":
         raise ValueError("the audio comes from a command, which is never run; write it to a file and name that")
+    if kind == "shar":
+        raise ValueError("the audio lies in Shar; name the folder, or set source.format to shar")
     if kind not in ("file", "url"):
         raise ValueError(f"the audio is of the type {kind!r}; only files can be read")
     there = sorted(channels)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-ManifestFormat = Literal["auto", "jsonl", "csv", "tsv", "parquet", "lhotse", "kaldi", "audiofolder", "listing"]
+ManifestFormat = Literal[
+    *("auto", "jsonl", "csv", "tsv", "parquet", "lhotse", "shar", "webdataset", "kaldi", "audiofolder", "listing")
+]
 ManifestField = Literal[
     *("id", "uri", "offset", "duration", "language", "task", "target_language", "keywords", "text", "channel", "speakers")
 ]

@@ -16,8 +16,11 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 
+from pipeline.audio.fetch import Ranges
 from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError, QuarryError
+from pipeline.store.base import checked_range
+from pipeline.store.remote_folder import etag_of
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
 
@@ -25,6 +28,7 @@ _BUFFER_BYTES = 2**20
 # Rows of one template shrink fifty times; a bomb a thousand times with gzip, and far more with zstd.
 _MAX_RATIO = 300
 _FREE_BYTES = 64 * 2**20
+_BLOCK_BYTES = 64 * 2**10  # for headers that lie a recording apart
 # A first knock with little patience: a wrong endpoint is told in seconds, not after minutes of retries.
 _BRISK = {"connect_timeout": 3, "read_timeout": 3, "retries": {"total_max_attempts": 1}}
 _BRISK_TRIES = 2
@@ -95,6 +99,34 @@ def open_bytes(uri: str, config: SourceConfig, *, decompress: bool = True) -> It
         raise
     except Exception as error:  # every fsspec back end raises its own library's types
         raise ManifestError(_sentence(uri, error)) from error
+
+
+@contextmanager
+def open_ranges(uri: str, config: SourceConfig) -> Iterator[Ranges]:
+    """A file of which little is read, here and there. Raises ManifestError as `open_bytes` does."""
+    try:
+        _knock(uri, config)
+        file_system, path = _file_system(uri, config, _PATIENT)
+        if is_local(uri):
+            with open(path, "rb", buffering=0) as raw:
+                size = os.fstat(raw.fileno()).st_size
+                yield Ranges(lambda a, b: checked_range(os.pread(raw.fileno(), b - a, a), a, b), size, _BLOCK_BYTES)
+        else:
+            size = int(file_system.info(path)["size"])
+            yield Ranges(
+                lambda a, b: checked_range(file_system.cat_file(path, start=a, end=b), a, b), size, _BLOCK_BYTES
+            )
+    except QuarryError:
+        raise
+    except Exception as error:  # every fsspec back end raises its own library's types
+        raise ManifestError(_sentence(uri, error)) from error
+
+
+def version(uri: str, config: SourceConfig) -> str:
+    """Of a file too large to be read for it: its size and what its store calls its state. Raises ManifestError."""
+    with reaching(uri, config) as (file_system, path):
+        info = file_system.info(path)
+        return f"{int(info.get('size') or 0)} {etag_of(info) or ''}"
 
 
 def digest(uri: str, config: SourceConfig) -> str:
