@@ -35,6 +35,7 @@ _COMMANDS = {
     "report": "rows by status, WER, RTFx, what failed",
     "export": "write the transcripts as SRT, VTT, TSV, JSON, CTM, RTTM, NeMo manifest, or pairs to train on",
     "second-pass": "ask a language model about finished transcripts: summary, question or correction",
+    "evaluate": "score an engine on datasets by the Open ASR leaderboard's protocol",
 }
 _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `quarry run --explain` lists them all."
 
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         reason = " ".join(str(error).split())[:300]
         print(f"quarry: {type(error).__name__}: {reason}; QUARRY_TRACEBACK=1 tells where.", file=sys.stderr)
-        return 3 if arguments.command in ("run", "retry", "second-pass") else 2
+        return 3 if arguments.command in ("run", "backfill", "retry", "evaluate", "second-pass") else 2
 
 
 @contextmanager
@@ -160,6 +161,8 @@ def _option_settings(arguments: argparse.Namespace) -> list[str]:
         found.append(f"retry.flags=[{arguments.flagged}]")
     given = {"engine.name": arguments.engine, "engine.model": arguments.model}
     return found + [f"retry.{field}={json.dumps(value)}" for field, value in given.items() if value is not None]
+    if arguments.command == "evaluate":
+        return ['manifest=""']  # each dataset brings its own
 
 
 if __name__ == "__main__":

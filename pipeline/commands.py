@@ -112,6 +112,35 @@ def run(config: RunConfig, settings: str) -> int:
     return outcome.exit_code
 
 
+def backfill(config: RunConfig, settings: str) -> int:
+    """Work on what the partitions of an archive lack. Another backfill that is at it is no trouble: 0."""
+    from pipeline.backfill.run import backfill as work_through
+    from pipeline.backfill.run import night_text
+    from pipeline.store.lease import Holder
+
+    night = work_through(config, lambda line: print(line, file=sys.stderr), _print_probe)
+    if isinstance(night, Holder):
+        print(f"Another backfill of this archive is at work ({night.owner}); nothing to do here.")
+        return 0
+    print(night_text(night))
+    return night.exit_code
+
+
+def evaluate(config: RunConfig, settings: str) -> int:
+    """Transcribe what is left of every dataset, then score them all and print the tables."""
+    from pipeline.evaluation.run import evaluate as work_and_score
+    from pipeline.report.evaluated import evaluation_text
+
+    done = work_and_score(config, lambda line: print(line, file=sys.stderr), _print_probe)
+    if done.result is None or done.scores is None or done.uri is None:
+        for outcome in done.outcomes.values():
+            if outcome.left:
+                _print_left(outcome)
+    else:
+        print(evaluation_text(done.result, done.scores, done.uri))
+    return done.exit_code
+
+
 def second_pass(config: RunConfig, settings: str) -> int:
     """Ask a language model about every finished transcript that it was not asked about, and write the table of answers."""
     from pipeline.second_pass.prepare import prepare_pass

@@ -2,6 +2,7 @@
 
 from pipeline.config.afterwards import RetryConfig, SecondPassConfig
 from pipeline.config.backfill import BackfillConfig
+from pipeline.config.evaluate import DatasetConfig, EvaluateConfig
 from pipeline.config.fields import Section, answer_field, speed_field, text_field
 from pipeline.config.run_config import RunConfig
 from pipeline.config.sections import (
@@ -26,6 +27,7 @@ __all__ = [
     "DecodeConfig",
     "EngineConfig",
     "FlagsConfig",
+    "EvaluateConfig",
     "PlanConfig",
     "RetryConfig",
     "RunConfig",

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from pipeline.config.afterwards import RetryConfig, SecondPassConfig
 from pipeline.config.backfill import BackfillConfig
+from pipeline.config.evaluate import EvaluateConfig
 from pipeline.config.fields import TEXT, Section, marked, speed_field
 from pipeline.config.sections import (
     BatchConfig,
@@ -52,16 +53,21 @@ class RunConfig(Section):
     second_pass: SecondPassConfig = SecondPassConfig()
     retry: RetryConfig = RetryConfig()
     backfill: BackfillConfig = BackfillConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     def public(self) -> dict[str, Any]:
         """All settings, with what may be secret left out: what is printed and stored."""
         found = self.model_dump()
         sections = [found[name] for name in ("source", "store", "engine", "second_pass")]
-        for section in [*sections, *filter(None, [found["retry"]["engine"]])]:
+        others = [found["retry"]["engine"], *(dataset["source"] for dataset in found["evaluate"]["datasets"])]
+        for section in [*sections, *filter(None, others)]:
             options = section["storage_options"]
             section["storage_options"] = {key: options[key] if key in _PUBLIC_OPTIONS else "…" for key in options}
-        for name in ("manifest", "output"):
-            found[name] = _USER_INFO.sub("://…@", found[name])
+        for place, name in (
+            *((found, name) for name in ("manifest", "output")),
+            *((dataset, "manifest") for dataset in found["evaluate"]["datasets"]),
+        ):
+            place[name] = _USER_INFO.sub("://…@", place[name])
         return found
 
     def text_settings(self) -> dict[str, Any]:

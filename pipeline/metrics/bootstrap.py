@@ -58,6 +58,11 @@ class Bootstrap:
             some = both[:, start : start + _ROWS_AT_ONCE]
             self._sums += some @ poisson_weights(self._random, some.shape[1], self._sums.shape[1])
 
+    def rates(self) -> npt.NDArray[np.float64]:
+        """The error rate in every replicate; NaN in those without a reference."""
+        errors, lengths = self._sums
+        return np.divide(errors, lengths, out=np.full_like(errors, np.nan), where=lengths > 0)
+
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
         """Low and high end of the error rate; None where no replicate has a reference."""
         return interval_of(self._sums, confidence)
@@ -68,3 +73,10 @@ def bootstrap_interval(errors: Counts, lengths: Counts) -> tuple[float, float] |
     bootstrap = Bootstrap()
     bootstrap.add(errors, lengths)
     return bootstrap.interval()
+
+
+def mean_interval(bootstraps: Sequence[Bootstrap]) -> tuple[float, float] | None:
+    """The 95 % interval of the unweighted mean of several error rates, whose bootstraps have different seeds."""
+    rates = np.mean([bootstrap.rates() for bootstrap in bootstraps], axis=0)
+    known = rates[~np.isnan(rates)]
+    return interval_of(np.stack([known, np.ones_like(known)]))
