@@ -150,6 +150,8 @@ def _option_settings(arguments: argparse.Namespace) -> list[str]:
     """The options of `quarry manifest`, `quarry run` and `quarry retry` as overrides."""
     if arguments.command == "manifest":
         return [f"manifest={json.dumps(arguments.prefix)}", f"output={json.dumps(arguments.out)}"]
+    if arguments.command == "evaluate":
+        return ['manifest=""']  # each dataset brings its own
     found = []
     if getattr(arguments, "events", None):
         found.append(f"runtime.events={json.dumps(arguments.events)}")
@@ -161,8 +163,6 @@ def _option_settings(arguments: argparse.Namespace) -> list[str]:
         found.append(f"retry.flags=[{arguments.flagged}]")
     given = {"engine.name": arguments.engine, "engine.model": arguments.model}
     return found + [f"retry.{field}={json.dumps(value)}" for field, value in given.items() if value is not None]
-    if arguments.command == "evaluate":
-        return ['manifest=""']  # each dataset brings its own
 
 
 if __name__ == "__main__":

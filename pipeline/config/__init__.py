@@ -24,6 +24,7 @@ __all__ = [
     "BatchConfig",
     "ChunkConfig",
     "CostConfig",
+    "DatasetConfig",
     "DecodeConfig",
     "EngineConfig",
     "FlagsConfig",
