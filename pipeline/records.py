@@ -287,6 +287,7 @@ class EngineStats:
     drafted_tokens: float = 0.0  # tokens of text of which the engine tried to guess several at a time
     foretold_tokens: float = 0.0  # of them, those that were guessed right
     queued_s: float = 0.0  # seconds the decoded shard waited for the engine
+    call_s: float = 0.0  # wall seconds from its call to its end; more than engine_s where calls share an engine
     done_at_s: float = 0.0  # Unix time at which the engine was done with the shard; 0: not known
     backoffs: float = 0.0  # batches that ran out of memory and were halved
 
@@ -341,7 +342,7 @@ class Transcript:
     segments: tuple[Segment, ...]
     spans: tuple[Span, ...]  # what is not in a segment: declared non-speech, unheard or failed
     failure: Failure | None
-    language: str | None
+    language: str | None  # of the speech
     reference_text: str | None
     warnings: tuple[str, ...]
     flags: tuple[str, ...]
@@ -354,6 +355,13 @@ class Transcript:
     window_count: int
     window_start_s: float
     extra: Mapping[str, str]
+    task: str = "transcribe"
+    target_language: str | None = None  # of the text where it is translated; None: it is in `language`
+
+    @property
+    def text_language(self) -> str | None:
+        """The language of the text: for the words between words, and for what it is compared with."""
+        return self.target_language or self.language
 
     @property
     def rtfx(self) -> float | None:

@@ -68,16 +68,19 @@ def columns(
 
 
 def interval(rate: float | None, low: float | None, high: float | None, scale: float, title: str) -> Markup | None:
-    """A rate as a dot on the line of its interval; `scale` is the rate at the right end."""
+    """A rate as a dot on the line of its interval; `scale` is the rate at the right end, an arrow one beyond it."""
     if rate is None or low is None or high is None or not scale:
         return None
     at, start, end = (100 * min(1.0, value / scale) for value in (rate, low, high))
+    # An svg of its own has the percentages of an x with the pixels of a path.
+    arrow = element("svg", element("path", d="M-6 4 L2 9 L-6 14 Z", class_="dot"), x="100%", overflow="visible")
+    dot = element("circle", cx=f"{at:.2f}%", cy=9, r=4, class_="dot") if rate <= scale else arrow
     return element(
         "svg",
         element("title", title),
         element("line", x1="0%", x2="100%", y1=9, y2=9, class_="grid"),
         element("line", x1=f"{start:.2f}%", x2=f"{end:.2f}%", y1=9, y2=9, class_="range"),
-        element("circle", cx=f"{at:.2f}%", cy=9, r=4, class_="dot"),
+        dot,
         class_="interval",
         role="img",
         aria_label=title,

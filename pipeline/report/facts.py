@@ -63,7 +63,7 @@ def gather(store: ObjectStore, snapshot: Snapshot, most_doubts: int) -> Facts:
     columns = list(dict.fromkeys([*slicing.COLUMNS, *SPAN_COLUMNS]))
     transcripts = table_of(store, snapshot, "transcripts")
     for batch in transcripts.batches(columns, rows=_ROWS):
-        durations.add(batch["duration_s"])
+        durations.add(pc.if_else(pc.greater(batch["duration_s"], 0.0), batch["duration_s"], None))
         slices.add(batch)
         doubts.add_spans(batch)
     confidences = Histogram(CONFIDENCE_EDGES)

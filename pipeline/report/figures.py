@@ -34,6 +34,14 @@ def place(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
 
 
+def tick(seconds: float) -> str:
+    """A round time under an axis: "0.1 s", "10 min", "2 h"."""
+    for unit_s, unit in ((3600, "h"), (60, "min")):
+        if seconds >= unit_s and seconds % unit_s == 0:
+            return f"{seconds / unit_s:g}\u00a0{unit}"
+    return f"{seconds:g}\u00a0s"
+
+
 def usd(amount: float | None, digits: int = 2) -> str:
     """ "$12.40"."""
     return NOTHING if amount is None else f"${amount:,.{digits}f}"

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.metrics.rtfx import padding_waste, rtfx
 from pipeline.report.charts import Column, Mark, Tick, columns, nice_scale, shares, swatch
 from pipeline.report.facts import Facts
-from pipeline.report.figures import NOTHING, count, length, percent, plural, times, usd
+from pipeline.report.figures import NOTHING, count, length, percent, plural, tick, times, usd
 from pipeline.report.markup import Child, Markup, element, foreign, join, shown
 from pipeline.report.parts import Field, figures, note, numbers, plot, section, table
 from pipeline.report.waiting import Interval
@@ -20,7 +20,8 @@ _STATUSES = {
     "failed": "failed",
     "skipped": "skipped",
 }
-_TICKS = 5
+_MOST_TICKS = 5
+_STEPS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, 86_400, 172_800)
 
 
 def header(facts: Facts) -> Markup:
@@ -105,7 +106,7 @@ def _key_figures(facts: Facts) -> Markup:
             f"{clock(totals['engine_s'])} of engine time",
         ),
         ("Flags", count(flagged), "stretches to look at"),
-        ("Failed", count(totals["failed"]), plural(totals["partial"], "recording in part", "recordings in part")),
+        ("Failed", count(totals["failed"]), f"{count(totals['partial'])} more are there in part"),
     ]
     if spent.get("usd") is not None:
         pairs.insert(4, ("Cost", usd(spent["usd"]), f"{usd(spent['usd_per_audio_h'], 4)} per audio hour"))
@@ -218,7 +219,8 @@ def _when(one: Interval) -> str:
 
 
 def _time_ticks(wall_s: float) -> list[Tick]:
-    return [Tick(at / (_TICKS - 1), clock(wall_s * at / (_TICKS - 1))) for at in range(_TICKS)]
+    step_s = next((step for step in _STEPS_S if wall_s / step < _MOST_TICKS), wall_s)
+    return [Tick(at * step_s / wall_s, tick(at * step_s)) for at in range(int(wall_s // step_s) + 1)]
 
 
 def _intervals_table(intervals: Sequence[Interval]) -> Markup:

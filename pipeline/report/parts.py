@@ -12,7 +12,7 @@ from pipeline.report.markup import Child, Markup, element
 class Field:
     """A column of a table. `kind`: "" text, "number" to the right; "wide" is left out on a phone."""
 
-    name: str
+    name: Child
     kind: str = ""
 
 
@@ -45,7 +45,7 @@ def figures(pairs: Iterable[tuple[str, Child, Child]]) -> Markup:
         element("div", element("dt", name), element("dd", number, class_="figure"), element("dd", note, class_="note"))
         for name, number, note in pairs
     ]
-    return element("dl", boxes, class_="figures")
+    return element("dl", boxes, class_="figures many" if len(boxes) > 6 else "figures")
 
 
 def note(*children: Child) -> Markup:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pipeline.report.charts import Column, Mark, Tick, columns, interval, nice_scale
 from pipeline.report.doubts import Doubt
 from pipeline.report.facts import Facts
-from pipeline.report.figures import count, length, percent, place, plural
+from pipeline.report.figures import NOTHING, count, length, percent, place, plural, tick
 from pipeline.report.histogram import Histogram
 from pipeline.report.markup import Child, Markup, element, foreign, join, language_tag, shown
 from pipeline.report.parts import Field, note, numbers, plot, section, table
@@ -34,18 +34,20 @@ def accuracy(facts: Facts) -> Markup:
         f"{count(totals['word_deletions'])} missing, {count(totals['word_insertions'])} too many. "
         f"Character error rate {percent(totals['cer'])}."
     )
-    tables = {"language": _languages(facts), **facts.slices}
-    scale = nice_scale(max((one.high or 0.0 for slices in tables.values() for one in slices), default=0.0))
+    lengths = {name: slices for name, slices in facts.slices.items() if name == DURATION}
+    tables = {"language": _languages(facts), **lengths, **facts.slices}
+    highest = max((one.high or 0.0 for slices in tables.values() for one in slices), default=0.0)
+    scale = min(1.0, nice_scale(highest))
     names = {DURATION: "length of the recording"}
     left_out = [join(", " if at else "", foreign(name, 60)) for at, name in enumerate(facts.slices_left_out[:12])]
     return section(
         "accuracy",
         "Accuracy",
         element("p", told),
-        [_slices(names.get(name, name), slices, min(scale, 1.0)) for name, slices in tables.items()],
+        [_slices(names.get(name, name), slices, scale) for name, slices in tables.items()],
         note(
-            "Whiskers and ranges are 95 % intervals of a bootstrap over recordings; a slice of one recording has none that means "
-            f"much. The scale ends at {percent(min(scale, 1.0), 0)}."
+            "Ranges are 95 % intervals of a bootstrap over recordings; one recording alone has none. Where more was heard than "
+            "was said, a rate is above 100 %."
         ),
         note(f"Columns with more than {MOST_VALUES} values are not shown: ", left_out, ".") if left_out else None,
     )
@@ -92,24 +94,25 @@ def _slices(name: str, slices: Sequence[Slice], scale: float) -> Markup:
     fields = [
         Field(shown(name, 40)),
         Field("WER", "number"),
-        Field("95 % interval", "number"),
-        Field("", "whisker"),
+        Field("95 % interval", "number span"),
+        Field([element("span", "0"), element("span", percent(scale, 0))], "whisker"),
         Field("words", "wide number"),
         Field("recordings", "wide number"),
         Field("audio", "wide number"),
     ]
     rows: list[Sequence[Child]] = []
     for one in slices:
-        known = one.low is not None and one.high is not None
-        span = f"{100 * (one.low or 0):.1f} to {percent(one.high)}" if known else ""
+        known = one.low is not None and one.high is not None and one.scored > 1
+        span = f"{100 * (one.low or 0):.1f} to {percent(one.high)}" if known else NOTHING
         title = f"{shown(one.value, 80)}: {percent(one.wer)}, {span}"
         small = f"{plural(one.recordings, 'recording')}, {length(one.audio_s)}, {plural(one.words, 'word')}"
+        small = f"{span}; {small}" if known else small
         rows.append(
             [
                 [foreign(one.value, 80), element("span", small, class_="narrow")],
                 percent(one.wer) if one.scored else "not scored",
                 span,
-                interval(one.wer, one.low, one.high, scale, title),
+                interval(one.wer, one.low, one.high, scale, title) if known else None,
                 count(one.words),
                 count(one.recordings),
                 length(one.audio_s),
@@ -124,7 +127,7 @@ def _durations(histogram: Histogram) -> Markup:
         return note("No recording has a length.")
     low, high = math.log(bars[0].low), math.log(bars[-1].high)
     ticks = [
-        Tick((math.log(second) - low) / (high - low), clock(second) if second >= 1 else f"{second:g} s")
+        Tick((math.log(second) - low) / (high - low), tick(second))
         for second in _DURATION_TICKS_S
         if low - 1e-9 <= math.log(second) <= high + 1e-9
     ]
@@ -134,6 +137,8 @@ def _durations(histogram: Histogram) -> Markup:
     ]
     middle, most = histogram.quantile(0.5), histogram.quantile(0.95)
     told = f"Half are shorter than {_span_s(middle or 0)}, 95 % than {_span_s(most or 0)}."
+    if histogram.missing:
+        told += f" {plural(histogram.missing, 'recording has', 'recordings have')} no audio that could be read."
     rows = [[f"{_span_s(bar.low)} to {_span_s(bar.high)}", count(bar.count)] for bar in bars if bar.count]
     fields = [Field("length"), Field("recordings", "number")]
     top = count(max(bar.count for bar in bars))
@@ -203,13 +208,13 @@ def _doubt(doubt: Doubt, snippet: Snippet) -> Markup:
     if doubt.confidence is not None:
         said += [f", confidence {doubt.confidence:.2f}"]
     text = foreign(doubt.text, _LONGEST_TEXT) if doubt.text.strip() else element("i", "no text")
+    chips = [element("code", shown(flag, 60), class_="flag") for flag in doubt.flags[:8]]
+    where = element("p", said, class_="where"), element("p", chips, class_="chips")
     return element(
         "li",
-        element("h4", foreign(doubt.recording_id, 160)),
-        element("p", said, class_="where"),
-        element("p", [element("code", shown(flag, 60), class_="flag") for flag in doubt.flags[:8]], class_="chips"),
+        element("div", element("h4", foreign(doubt.recording_id, 160)), where, class_="head"),
         element("blockquote", text, lang=language_tag(doubt.language), dir="auto"),
-        _player(doubt, snippet),
+        element("div", _player(doubt, snippet), class_="sound"),
     )
 
 

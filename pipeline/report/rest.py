@@ -74,10 +74,15 @@ def _failure(code: str, group: FailureGroup) -> Markup:
     more = group.count - len(group.examples)
     return join(
         element("h3", element("code", shown(code, 60)), " ", element("span", how_many, class_="aside-inline")),
-        element("p", next_step(code), class_="step"),
+        element("p", _with_code(next_step(code)), class_="step"),
         element("ul", examples, class_="examples"),
         note(f"… and {plural(more, 'more', 'more')}; the table failures has them all.") if more > 0 else None,
     )
+
+
+def _with_code(sentence: str) -> list[Child]:
+    """A sentence of ours; what stands between backticks is code."""
+    return [element("code", part) if at % 2 else part for at, part in enumerate(sentence.split("`"))]
 
 
 def _retries(retries: Sequence[dict[str, Any]]) -> Markup:

@@ -12,7 +12,7 @@ _WIDTH = 110
 _LANGUAGES_SHOWN = 12
 
 
-def report_text(snapshot: Snapshot, settings: str) -> str:
+def report_text(snapshot: Snapshot, settings: str, is_folder: bool = False) -> str:
     """Rows by status, WER and CER by language, flags, both RTFx, who waited, what failed, where it lies, what to do next."""
     run = snapshot.run
     sections = [
@@ -23,7 +23,7 @@ def report_text(snapshot: Snapshot, settings: str) -> str:
         "\n".join(_speed_lines(run)),
         "\n".join(_retry_lines(run.get("retries", []))),
         "\n".join(_failure_lines(run["totals"])),
-        "\n".join(_next_lines(snapshot, settings)),
+        "\n".join(_next_lines(snapshot, settings, is_folder)),
     ]
     return "\n\n".join(section for section in sections if section)
 
@@ -165,15 +165,16 @@ def _failure_lines(totals: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _next_lines(snapshot: Snapshot, settings: str) -> list[str]:
+def _next_lines(snapshot: Snapshot, settings: str, is_folder: bool) -> list[str]:
     run = snapshot.run
     transcripts = f"{run['uri'].rstrip('/')}/{snapshot.tables}/transcripts"
     options = ", storage_options={...}" if "://" in transcripts else ""
     columns = "[['id', 'status', 'text']]"
+    other = f"  quarry run {settings} chunk.vad=energy    # other text settings: another run beside this one"
     return [
         f"Transcripts lie in {transcripts}/",
         "Next, try:",
         f"  python -c \"import pandas; print(pandas.read_parquet('{transcripts}'{options}){columns})\"",
         f"  quarry verify {settings}",
-        f"  quarry run {settings} chunk.vad=energy    # other text settings: another run beside this one",
+        *([] if is_folder else [other]),
     ]

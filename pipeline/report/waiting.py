@@ -1,8 +1,7 @@
 """Who waited for whom while a run went on: engine seconds at work and idle, and decoded shards in line, over wall time.
 
-Every `quarry run` is a session; the time between sessions is left out. A shard's work is laid before the time at which the
-engine was done with it, its waiting before that; shards of the same engine that overlap share their seconds, so places are
-right to about the length of a shard.
+Every `quarry run` is a session; the time between sessions is left out. A shard's engine seconds are spread evenly over its call,
+which other calls may share; what was waited lies before the call.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-COLUMNS = ["done_at", "engine_s", "wait_s", "queued_s"]
+COLUMNS = ["done_at", "call_s", "engine_s", "wait_s", "queued_s"]
 _BINS = 60
 _SLACK_S = 5.0  # clocks of workers, and the starts of sessions, which are noted to the second
 
@@ -56,7 +55,7 @@ class Waiting:
         """Take rows with COLUMNS."""
         known = shards.filter(shards["done_at"].is_valid())
         done_s = pc.cast(known["done_at"], pa.int64()).to_numpy() / 1000
-        engine_s, wait_s, queued_s = (
+        call_s, engine_s, wait_s, queued_s = (
             pc.fill_null(known[name], 0.0).to_numpy(zero_copy_only=False) for name in COLUMNS[1:]
         )
         session = np.searchsorted(self._begins_s - _SLACK_S, done_s, side="right") - 1
@@ -66,15 +65,12 @@ class Waiting:
         self.unplaced += shards.num_rows - int(inside.sum())
         session, at_s = session[inside], at_s[inside]
         ends_s = self._offsets_s[session] + np.clip(at_s, 0.0, self._lasts_s[session])
-        begins_s = np.maximum(ends_s - engine_s[inside], self._offsets_s[session])
-        for row, (low_s, high_s) in enumerate(
-            (
-                (begins_s, ends_s),
-                (np.maximum(begins_s - wait_s[inside], self._offsets_s[session]), begins_s),
-                (np.maximum(begins_s - queued_s[inside], self._offsets_s[session]), begins_s),
-            )
-        ):
-            self._sums[row] += self._seconds(low_s, high_s)
+        first_s = self._offsets_s[session]
+        begins_s = np.maximum(ends_s - call_s[inside], first_s)
+        density = np.minimum(1.0, engine_s[inside] / np.maximum(ends_s - begins_s, 1e-6))
+        self._sums[0] += self._seconds(begins_s, ends_s, density)
+        self._sums[1] += self._seconds(np.maximum(begins_s - wait_s[inside], first_s), begins_s)
+        self._sums[2] += self._seconds(np.maximum(begins_s - queued_s[inside], first_s), begins_s)
 
     def intervals(self) -> list[Interval]:
         """The bins in order; empty where nothing could be placed."""
@@ -84,7 +80,6 @@ class Waiting:
         edges, means = self._edges_s.tolist(), (self._sums / width_s).T.tolist()
         return [Interval(edges[at], edges[at + 1], *mean) for at, mean in enumerate(means)]
 
-    def _seconds(self, low_s: Numbers, high_s: Numbers) -> Numbers:
+    def _seconds(self, low_s: Numbers, high_s: Numbers, density: Numbers | float = 1.0) -> Numbers:
         """How many seconds of the intervals lie in each bin."""
-        until = np.array([np.clip(edge, low_s, high_s).sum() for edge in self._edges_s])
-        return np.diff(until)
+        return np.diff([((np.clip(edge, low_s, high_s) - low_s) * density).sum() for edge in self._edges_s])

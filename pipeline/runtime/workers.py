@@ -137,7 +137,7 @@ class Transcriber:
         self._tell(done, wait_s)
         waits_s = [wait_s, *[0.0] * (len(done) - 1)]
         return [
-            _timed(shard, waited_s, began_at_s - (decoded.decoded_at_s or began_at_s))
+            _timed(shard, waited_s, began_at_s, decoded.decoded_at_s or began_at_s)
             for shard, decoded, waited_s in zip(done, shards, waits_s, strict=True)
         ]
 
@@ -221,9 +221,11 @@ def tell_times(recorder: Recorder, stage: str, spent: StepTime) -> None:
     recorder.record(STAGE_WAIT, spent.wait_s, stage=stage)
 
 
-def _timed(shard: TranscribedShard, wait_s: float, queued_s: float) -> TranscribedShard:
+def _timed(shard: TranscribedShard, wait_s: float, began_at_s: float, decoded_at_s: float) -> TranscribedShard:
     """With who waited for whom. Two machines' clocks may differ by more than a shard waits: never less than nothing."""
-    stats = replace(shard.stats, wait_s=wait_s, queued_s=max(0.0, queued_s), done_at_s=time.time())
+    now_s = time.time()
+    queued_s, call_s = max(0.0, began_at_s - decoded_at_s), max(0.0, now_s - began_at_s)
+    stats = replace(shard.stats, wait_s=wait_s, queued_s=queued_s, call_s=call_s, done_at_s=now_s)
     return replace(shard, stats=stats)
 
 
