@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pipeline.audio.reader import AudioReader
-from pipeline.audio.window import decode_window
+from pipeline.audio.window import clip, decode_window
 from pipeline.config import RunConfig
 from pipeline.engines.base import Engine
 from pipeline.engines.runner import MemoryBudget, run_batches
@@ -48,6 +48,7 @@ def decode(shard: Shard, reader: AudioReader, config: RunConfig, max_chunk_s: fl
     chunks: list[Chunk] = []
     pieces: list[Samples] = []
     offset = 0
+    reader.announce(stretch for window in shard.windows if (stretch := clip(window)))
     for position, window in enumerate(shard.windows):
         try:
             decoded, samples, cuts = decode_window(reader, window, config.plan, config.chunk, max_chunk_s)

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -42,20 +43,22 @@ def main(arguments: list[str]) -> None:
 
     while True:
         try:
-            request, source = _next_request(sock)
-            begun_s = time.process_time()
-            if begun_s + request.cpu_s > allowed_s:
-                allowed_s = _limit_cpu(begun_s + request.cpu_s)
-            with source:
-                output.begin()
-                kind, payload = _outcome(decode, request, source, output, begun_s)
-            wire.send(sock, kind, payload)
-            fresh = False
+            for request, source in _next_requests(sock, output):
+                begun_s = time.process_time()
+                if begun_s + request.cpu_s > allowed_s:
+                    allowed_s = _limit_cpu(begun_s + request.cpu_s)
+                with source:
+                    output.begin()
+                    kind, payload = _outcome(decode, request, source, output, begun_s)
+                if kind != wire.DONE:
+                    output.forget()
+                wire.send(sock, kind, payload)
+                fresh = False
         except MemoryError:
-            if not fresh:
-                os._exit(
-                    _WORN_OUT
-                )  # what is left of earlier objects may have taken the room; the reader tries a new process
+            if not fresh or output.in_group:
+                # What is left of earlier objects may have taken the room, and of a group nothing may be left out:
+                # the reader tries a new process.
+                os._exit(_WORN_OUT)
             wire.send(sock, *_failed("decode_error", _OUT_OF_MEMORY))
         except (wire.WireError, OSError):
             return  # the reader is gone
@@ -97,42 +100,78 @@ class Output:
 
     def __init__(self, sock: socket.socket, area: mmap.mmap) -> None:
         self._sock, self._area = sock, area
-        self.filled_bytes = 0
+        self.in_group = False
+        self._room = (0, wire.SPAN_BYTES)
+        self._start = self._at = 0
+        self._handed_over = False
+
+    def use_span(self) -> None:
+        """For one object, however long: its samples are handed over whenever the span is full."""
+        self.in_group, self._room, self._at = False, (0, wire.SPAN_BYTES), 0
+
+    def use_half(self, half: int) -> None:
+        """For a group: its clips lie one behind the other, and stay there."""
+        start = half * wire.HALF_BYTES
+        self.in_group, self._room, self._at = True, (start, start + wire.HALF_BYTES), start
 
     def begin(self) -> None:
-        """Nothing is there yet."""
-        self.filled_bytes = 0
+        """The samples to come are another object's."""
+        self._start, self._handed_over = self._at, False
+
+    @property
+    def filled(self) -> bytes:
+        """Where the object's samples lie that were not handed over."""
+        return wire.FILLED_FORMAT.pack(self._start, self._at - self._start)
 
     def write(self, pcm: memoryview) -> None:
         """Take int16 samples, as bytes."""
         at = 0
         while at < len(pcm):
-            if self.filled_bytes == wire.AREA_BYTES:
+            if self._at == self._room[1]:
                 self._hand_over()
-            count = min(len(pcm) - at, wire.AREA_BYTES - self.filled_bytes)
-            self._area[self.filled_bytes : self.filled_bytes + count] = pcm[at : at + count]
-            self.filled_bytes += count
+            count = min(len(pcm) - at, self._room[1] - self._at)
+            self._area[self._at : self._at + count] = pcm[at : at + count]
+            self._at += count
             at += count
 
+    def forget(self) -> None:
+        """Nothing comes of this object: the next one may have its room."""
+        self._at = self._start
+
     def restart(self) -> None:
-        """What was written so far does not count."""
-        self.filled_bytes = 0
-        wire.send(self._sock, wire.RESTART)
+        """What was written of this object so far does not count."""
+        self.forget()
+        if self._handed_over:
+            wire.send(self._sock, wire.RESTART)
 
     def _hand_over(self) -> None:
-        wire.send(self._sock, wire.PCM, wire.FILLED_FORMAT.pack(self.filled_bytes))
+        if self.in_group:
+            raise _NoRoomError
+        wire.send(self._sock, wire.PCM, self.filled)
         kind, _ = wire.receive(self._sock)
         if kind != wire.TAKEN:
             raise wire.WireError("an answer out of turn")
-        self.filled_bytes = 0
+        self._at, self._handed_over = self._start, True
 
 
-def _next_request(sock: socket.socket) -> tuple[wire.Request, Source]:
-    kind, payload, fd = wire.receive_with_fd(sock)
-    if kind != wire.REQUEST:
+class _NoRoomError(Exception):
+    """A clip is longer than the room that is left to its group."""
+
+
+def _next_requests(sock: socket.socket, output: Output) -> Iterator[tuple[wire.Request, Source]]:
+    """What the reader asks for next: an object, or the clips of a group."""
+    kind, payload, fds = wire.receive_with_fds(sock)
+    if kind == wire.REQUEST:
+        output.use_span()
+        request = wire.Request.unpack(payload)
+        yield request, Source(sock, request.size, fds[0] if fds else None)
+    elif kind == wire.GROUP:
+        half, requests = wire.unpack_group(payload)
+        output.use_half(half)
+        for request, fd in zip(requests, fds, strict=True):
+            yield request, Source(sock, request.size, fd)
+    else:
         raise wire.WireError("an unknown request")
-    request = wire.Request.unpack(payload)
-    return request, Source(sock, request.size, fd)
 
 
 def _outcome(decode: Any, request: wire.Request, source: Source, output: Output, begun_s: float) -> tuple[bytes, bytes]:
@@ -141,13 +180,15 @@ def _outcome(decode: Any, request: wire.Request, source: Source, output: Output,
         report = decode.answer(request, source, output)
     except AudioError as error:
         return _failed(error.code, error.message)
+    except _NoRoomError:
+        return wire.FULL, b""
     except (MemoryError, wire.WireError):
         raise
     except Exception as error:  # noqa: BLE001  the boundary: whatever a strange file provokes becomes a failure of that file
         name = type(error).__name__
         return _failed("decode_error", f"The decoder stumbled over this object ({name}); check it with another player.")
     told = json.dumps({**report, "decode_s": time.process_time() - begun_s}).encode()
-    return wire.DONE, wire.FILLED_FORMAT.pack(output.filled_bytes) + told
+    return wire.DONE, output.filled + told
 
 
 def _failed(code: str, message: str) -> tuple[bytes, bytes]:

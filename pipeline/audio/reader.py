@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from pipeline.audio.ahead import Job, ReadAhead, Stretch
 from pipeline.audio.fetch import Blob, Fetcher
 from pipeline.audio.sandbox import Decoder, SampleBuffer
 from pipeline.audio.uri_policy import Location, resolve
@@ -39,6 +40,7 @@ class AudioReader:
         self._roots = tuple(roots)
         self._fetcher = Fetcher(config, source, lambda: self._allowed(neighbours()))
         self._decoder = Decoder(config.memory_bytes, config.recycle_after_objects, config.recycle_above_bytes)
+        self._ahead = ReadAhead(self._decoder, self._prepare)
 
     def __enter__(self) -> AudioReader:
         return self
@@ -50,6 +52,7 @@ class AudioReader:
 
     def close(self) -> None:
         """End the decoder process."""
+        self._ahead.announce(())
         self._decoder.close()
         self._fetcher.close()
 
@@ -93,6 +96,26 @@ class AudioReader:
         Fewer samples come where the audio ends before; none (and the warning `no_samples`) where it ends before `start_s`.
         `expect`: size and etag of the object when it was planned. Raises AudioError.
         """
+        stretch = Stretch(recording, start_s, end_s, expect)
+        job = self._ahead.claim(stretch) or self._prepare(stretch)
+        with job:
+            samples, found = job.answer() or self._decode(job.request, job.blob, job.planned, job.deadline_s)
+        header_s = found.pop("header_s", None)
+        if not samples.size and header_s and recording.offset_s > header_s:
+            raise _past_end(recording, header_s)
+        found["expected_s"] = _expected_s(job.planned, header_s, job.request.start, samples)
+        return DecodedAudio(samples, start_s, _report(found, samples, job.fetched_bytes))
+
+    def announce(self, stretches: Iterable[Stretch]) -> None:
+        """Say which clips will be read next, in this order: they are fetched and decoded in groups while others are worked on.
+
+        Nothing changes but the time it takes. What was announced before and not read is forgotten.
+        """
+        self._ahead.announce(stretches)
+
+    def _prepare(self, stretch: Stretch) -> Job:
+        """Open the object and say what is wanted of it. Raises AudioError."""
+        recording, start_s, end_s, expect = stretch[:4]
         fetched_before = self._fetcher.fetched_bytes
         blob = self._open(recording, expect)
         offset = round(recording.offset_s * SAMPLE_RATE_HZ)
@@ -107,12 +130,8 @@ class AudioReader:
         request = Request(start=start, end=end, limit=limit, channel=recording.channel)
         # Up to the end, not just the stretch: some containers can only be read from their start.
         audio_s = _most_s(blob) if end is None else end / SAMPLE_RATE_HZ
-        samples, found = self._decode(request, blob, planned, self._deadline_s(audio_s))
-        header_s = found.pop("header_s", None)
-        if not len(samples) and header_s and recording.offset_s > header_s:
-            raise _past_end(recording, header_s)
-        found["expected_s"] = _expected_s(planned, header_s, start, samples)
-        return DecodedAudio(samples, start_s, _report(found, samples, self._fetcher.fetched_bytes - fetched_before))
+        fetched_bytes = self._fetcher.fetched_bytes - fetched_before
+        return Job(request, blob, planned, self._deadline_s(audio_s), fetched_bytes)
 
     def _decode(
         self, request: Request, blob: Blob, planned: int | None, deadline_s: float

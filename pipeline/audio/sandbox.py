@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -34,6 +34,10 @@ _GROWTH_SAMPLES = 16_000 * 60
 _MOST_TOLD_BYTES = 8 * 2**10
 _MEASURED_EVERY = 64  # objects: to look at its memory costs as much as a small message
 _COUNT_BYTES = wire.FILLED_FORMAT.size
+
+
+class LostError(Exception):
+    """The decoder process ended, and nobody can tell over which of its clips."""
 
 
 class SampleBuffer:
@@ -72,7 +76,7 @@ class Decoder:
     def __init__(self, memory_bytes: int, recycle_after_objects: int, recycle_above_bytes: int) -> None:
         self._memory_bytes = memory_bytes
         self._recycle_after_objects, self._recycle_above_bytes = recycle_after_objects, recycle_above_bytes
-        self._served = 0
+        self._served = self._unanswered = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._area = _NO_AREA
@@ -88,7 +92,8 @@ class Decoder:
         `deadline_s`: wall seconds, not counting what the store takes to answer. Raises AudioError: the child's own, or
         decode_timeout, decoder_crashed, audio_too_long, fetch_failed.
         """
-        sock = self._submit(replace(request, size=blob.size, cpu_s=deadline_s), blob)
+        payload = replace(request, size=blob.size, cpu_s=deadline_s).pack()
+        sock = self._submit(wire.REQUEST, payload, () if blob.fd is None else (blob.fd,))
         deadline = time.monotonic() + deadline_s
         try:
             outcome = self._converse(sock, blob, buffer, deadline)
@@ -111,6 +116,61 @@ class Decoder:
             raise outcome
         return outcome
 
+    def submit(self, group: Sequence[wire.Request], fds: Sequence[int], half: int) -> None:
+        """Hand over clips, each with its descriptor, whose samples are to fill a half of the area; `collect` their answers.
+
+        At most wire.MOST_IN_GROUP, with `size` and `cpu_s` set. Raises LostError, AudioError.
+        """
+        payload = wire.pack_group(half, group)
+        if self._unanswered:
+            try:
+                assert self._socket is not None
+                wire.send(self._socket, wire.GROUP, payload, fds)
+            except OSError:
+                self.close()
+                raise LostError from None
+        else:
+            self._submit(wire.GROUP, payload, fds)
+        self._unanswered += len(group)
+
+    def collect(self, limit: int, patience_s: float) -> tuple[Samples, dict[str, Any]] | AudioError | None:
+        """What came of the next clip that was submitted: samples and report, what stood against it, or None: read it alone.
+
+        `limit`: the most samples. Raises LostError: the process ended or said nothing in `patience_s`, over this clip or another
+        one; whatever has not been collected is to be read alone, which tells.
+        """
+        if self._socket is None:
+            raise LostError
+        self._socket.settimeout(patience_s)
+        try:
+            kind, payload = wire.receive(self._socket, _MOST_TOLD_BYTES)
+            answer = self._collected(kind, payload, limit)
+        except (wire.WireError, struct.error, OSError):
+            self.close()
+            raise LostError from None
+        self._unanswered -= 1
+        self._served += 1
+        if not self._unanswered and self._is_worn():
+            self.close()
+        return answer
+
+    @property
+    def has_served_enough(self) -> bool:
+        """Whether it should be given nothing more, to be replaced when it has answered."""
+        return self._served + self._unanswered >= self._recycle_after_objects
+
+    def _collected(self, kind: bytes, payload: bytes, limit: int) -> tuple[Samples, dict[str, Any]] | AudioError | None:
+        if kind == wire.DONE:
+            samples = self._samples(payload[:_COUNT_BYTES])
+            if len(samples) > limit:
+                raise wire.WireError("more audio than was asked for")
+            return samples.copy(), _told(payload[_COUNT_BYTES:])
+        if kind == wire.FAILED:
+            return _reported(_told(payload))
+        if kind == wire.FULL:
+            return None
+        raise wire.WireError("an unknown message")
+
     def close(self) -> None:
         """End the process and everything it started."""
         self._bury()
@@ -128,14 +188,13 @@ class Decoder:
         except OSError:
             return 0  # it is gone: the next request starts another
 
-    def _submit(self, request: wire.Request, blob: Blob) -> socket.socket:
-        payload = request.pack()
+    def _submit(self, kind: bytes, payload: bytes, fds: Sequence[int]) -> socket.socket:
         for fresh in (False, True):
             if fresh or self._socket is None:
                 self._start()
             assert self._socket is not None
             try:
-                wire.send(self._socket, wire.REQUEST, payload, fd=blob.fd)
+                wire.send(self._socket, kind, payload, fds)
                 return self._socket
             except OSError:
                 self._bury()  # it died since the last call: that was not this object's doing
@@ -167,10 +226,10 @@ class Decoder:
 
     def _samples(self, payload: bytes) -> Samples:
         """What the child says it has put into the area."""
-        (count,) = wire.FILLED_FORMAT.unpack(payload)
-        if count > wire.AREA_BYTES or count % 2:
+        start, count = wire.FILLED_FORMAT.unpack(payload)
+        if start + count > wire.AREA_BYTES or start % 2 or count % 2:
             raise wire.WireError("more samples than there is room for")
-        return self._area[: count // 2]
+        return self._area[start // 2 : (start + count) // 2]
 
     def _answer(self, sock: socket.socket, blob: Blob, payload: bytes) -> float:
         """Send the range that was asked for; the seconds that took."""
@@ -214,7 +273,7 @@ class Decoder:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
-        self._area = _NO_AREA
+        self._area, self._unanswered = _NO_AREA, 0
         if self._process is None:
             return "never started"
         # A child that was dying anyway keeps its own reason.

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.audio.ahead import Stretch
 from pipeline.audio.chunk import cut_chunks
 from pipeline.audio.reader import AudioReader
 from pipeline.audio.seam import quietest_cut_s, seam_bounds
@@ -25,6 +26,7 @@ from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodedWindow, Failur
 _OPEN_TAIL_S = 30.0
 # A duration in a manifest may be rounded: what ends so soon behind it belongs to the row. More is another row's audio.
 _GIVEN_TAIL_S = 0.05
+_CLIP_S = 30.0  # shorter recordings are read ahead, in groups
 # Less than this is missing: rounding, or a codec's last frame. More: the audio broke off, and that must be said.
 _MISSING_SHARE = 0.02
 _MISSING_S = 0.1
@@ -69,7 +71,7 @@ def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[Decode
         return reader.read(window.recording, start_s, end_s, expect=expect), before, end_s
     length_known = window.end_s > window.start_s
     end_s = window.end_s if length_known else window.start_s + plan.window_s
-    tail_s = _OPEN_TAIL_S if window.open_end else _GIVEN_TAIL_S
+    tail_s = _tail_s(window)
     audio = reader.read(window.recording, start_s, end_s + tail_s, expect=expect)
     read_to_s = start_s + len(audio.samples) / SAMPLE_RATE_HZ
     goes_on = read_to_s >= end_s + tail_s - 1 / SAMPLE_RATE_HZ
@@ -85,6 +87,20 @@ def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[Decode
     if window.open_end and audio.report.missing_s:
         expected_end_s = max(expected_end_s, read_to_s + audio.report.missing_s)
     return audio, before, expected_end_s
+
+
+def clip(window: Window) -> Stretch | None:
+    """What `decode_window` reads of a short recording, to be announced; None for others."""
+    length_s = window.end_s - window.start_s
+    if window.count > 1 or not 0 < length_s <= _CLIP_S:
+        return None
+    return Stretch(
+        window.recording, 0.0, window.end_s + _tail_s(window), (window.size_bytes, window.etag), likely_s=length_s
+    )
+
+
+def _tail_s(window: Window) -> float:
+    return _OPEN_TAIL_S if window.open_end else _GIVEN_TAIL_S
 
 
 def _cut_at(audio: DecodedAudio, end_s: float, warnings: tuple[str, ...]) -> DecodedAudio:

@@ -1,8 +1,9 @@
 """The messages between a reader and its decoder process, one datagram each, and the memory that samples go through.
 
-parent ─► child   REQUEST (with or without a file descriptor), TAKEN (the area may be filled again), BYTES (the answer to a RANGE)
+parent ─► child   REQUEST (with or without a file descriptor), TAKEN (the area may be filled again), BYTES (answers RANGE),
+                  GROUP (a half of the area, then requests, each with a descriptor: clips, answered one after the other)
 child ─► parent   RANGE (offset, length), PCM (bytes in the area), RESTART (forget the samples),
-                  DONE (bytes in the area, then a report as json), FAILED (json)
+                  DONE (where in the area they begin, bytes, then a report as json), FAILED (json), FULL (no room for this clip)
 
 Samples do not travel in messages: the child writes them into an area that both have mapped, which saves two copies through the
 kernel and a message for each block. The parent cannot write there, and nobody can make it smaller under the parent's eyes.
@@ -16,16 +17,20 @@ import mmap
 import os
 import socket
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-REQUEST, TAKEN, BYTES = b"J", b"T", b"B"
-RANGE, PCM, RESTART, DONE, FAILED = b"R", b"P", b"X", b"D", b"E"
+REQUEST, TAKEN, BYTES, GROUP = b"J", b"T", b"B", b"G"
+RANGE, PCM, RESTART, DONE, FAILED, FULL = b"R", b"P", b"X", b"D", b"E", b"F"
 
 MAX_SPLIT_CHANNELS = 8  # a window of half an hour is 58 MB of each
-AREA_BYTES = 2**20  # 33 s: a clip is one message, and its samples stay in the processor's cache
+SPAN_BYTES = 2**20  # 33 s: what one object may fill before it is emptied; its samples stay in the processor's cache
+HALF_BYTES = 2 * 2**20  # 65 s of clips, while the other half is being emptied
+AREA_BYTES = 2 * HALF_BYTES
+MOST_IN_GROUP = 16
 MAX_PAYLOAD_BYTES = 64 * 2**10  # a datagram has to fit into the kernel's default buffers
 RANGE_FORMAT = struct.Struct("<QQ")
-FILLED_FORMAT = struct.Struct("<I")
+FILLED_FORMAT = struct.Struct("<II")  # where they begin, and how many: bytes
 _REQUEST_FORMAT = struct.Struct("<?qqqqqd")
 _NONE = -2
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -87,12 +92,23 @@ def map_area(fd: int, writable: bool) -> mmap.mmap:
         os.close(fd)
 
 
-def send(sock: socket.socket, kind: bytes, payload: bytes = b"", fd: int | None = None) -> None:
-    """Send one message; `fd` travels with it."""
-    if fd is None:
-        sock.send(kind + payload)
+def pack_group(half: int, requests: Iterable[Request]) -> bytes:
+    """The payload of a GROUP."""
+    return bytes([half]) + b"".join(request.pack() for request in requests)
+
+
+def unpack_group(payload: bytes) -> tuple[int, list[Request]]:
+    """The half of the area, and the requests."""
+    size = _REQUEST_FORMAT.size
+    return payload[0], [Request.unpack(payload[at : at + size]) for at in range(1, len(payload), size)]
+
+
+def send(sock: socket.socket, kind: bytes, payload: bytes = b"", fds: Sequence[int] = ()) -> None:
+    """Send one message; descriptors travel with it."""
+    if fds:
+        socket.send_fds(sock, [kind + payload], fds)
     else:
-        socket.send_fds(sock, [kind + payload], [fd])
+        sock.send(kind + payload)
 
 
 def receive(sock: socket.socket, room_bytes: int = MAX_PAYLOAD_BYTES) -> tuple[bytes, bytes]:
@@ -103,9 +119,9 @@ def receive(sock: socket.socket, room_bytes: int = MAX_PAYLOAD_BYTES) -> tuple[b
     return message[:1], message[1:]
 
 
-def receive_with_fd(sock: socket.socket) -> tuple[bytes, bytes, int | None]:
-    """Like receive, with the descriptor that came along, if one did."""
-    message, fds, _, _ = socket.recv_fds(sock, 1 + _REQUEST_FORMAT.size, 1)
+def receive_with_fds(sock: socket.socket) -> tuple[bytes, bytes, list[int]]:
+    """Like receive, with the descriptors that came along."""
+    message, fds, _, _ = socket.recv_fds(sock, 2 + MOST_IN_GROUP * _REQUEST_FORMAT.size, MOST_IN_GROUP)
     if not message:
         raise WireError("end of stream")
-    return message[:1], message[1:], fds[0] if fds else None
+    return message[:1], message[1:], fds
