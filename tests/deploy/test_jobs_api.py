@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import subprocess
 import tempfile
 import time
-import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
+from noisy_archive import write_archive
 from ray_head import RAY, ray_head
 
 if TYPE_CHECKING:
@@ -27,7 +25,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="qh", dir="/tmp", ignore_cleanup_errors=True) as folder, ray_head(Path(folder)) as address:
+    with (
+        tempfile.TemporaryDirectory(prefix="qh", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        ray_head(Path(folder)) as address,
+    ):
         yield address
 
 
@@ -41,18 +42,7 @@ def client(head: str) -> JobSubmissionClient:
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     """Sixteen noisy recordings of 20 s: a shard each."""
-    noise = np.random.default_rng(7)
-    rows = []
-    for number in range(16):
-        path = tmp_path / "archive" / f"r{number:02}.wav"
-        path.parent.mkdir(exist_ok=True)
-        with wave.open(str(path), "wb") as file:
-            file.setparams((1, 2, 16_000, 0, "NONE", ""))
-            file.writeframes((noise.standard_normal(20 * 16_000) * 3000).astype("<i2").tobytes())
-        rows.append({"audio_filepath": path.name, "duration": 20.0, "lang": "en"})
-    manifest = tmp_path / "archive" / "manifest.jsonl"
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return manifest
+    return write_archive(tmp_path / "archive", recordings=16)
 
 
 def entrypoint(manifest: Path, output: Path, seconds_per_audio_s: float) -> str:
@@ -99,21 +89,36 @@ def test_stop_and_submit_again_goes_on_where_it_stopped(
     assert ended(client, second) == "SUCCEEDED", client.get_job_logs(second)[-2000:]
     assert client.get_job_info(second).driver_exit_code == 0
     logs = client.get_job_logs(second)
-    assert "16" in logs and "RTFx" in logs, "the report is in the job's log"
+    assert "16" in logs
+    assert "RTFx" in logs, "the report is in the job's log"
     assert {path: path.stat().st_mtime_ns for path in parts(output) if path in kept} == kept, "nothing done twice"
     assert len(parts(output)) == 16
 
 
-def test_the_submit_command_tells_of_failed_rows(head: str, client: JobSubmissionClient, manifest: Path, tmp_path: Path) -> None:
+def test_the_submit_command_tells_of_failed_rows(
+    head: str, client: JobSubmissionClient, manifest: Path, tmp_path: Path
+) -> None:
     """`ray job submit` ends with 1 for every failure; the code of the driver itself is in the job's record."""
     (manifest.parent / "r03.wav").write_bytes(b"RIFF, but not audio")
-    command = [RAY, "job", "submit", "--address", head, "--submission-id", "with-a-broken-file", "--working-dir", str(REPO)]
+    command = [
+        RAY,
+        "job",
+        "submit",
+        "--address",
+        head,
+        "--submission-id",
+        "with-a-broken-file",
+        "--working-dir",
+        str(REPO),
+    ]
     words = shlex.split(entrypoint(manifest, tmp_path / "out", 0.0))
     done = subprocess.run([*command, "--", *words], capture_output=True, text=True, env=dict(os.environ), timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr
     assert client.get_job_info("with-a-broken-file").driver_exit_code == 1
     assert "r03" in done.stdout, "the log names the recording that failed"
-    again = client.submit_job(entrypoint=f"{shlex.join(words)} || test $? -eq 1", runtime_env={"working_dir": str(REPO)})
+    again = client.submit_job(
+        entrypoint=f"{shlex.join(words)} || test $? -eq 1", runtime_env={"working_dir": str(REPO)}
+    )
     assert ended(client, again) == "SUCCEEDED", "what deploy/ uses: failed rows are no reason to alarm"
 
 
@@ -125,4 +130,5 @@ def test_a_run_that_cannot_be_says_why_in_the_jobs_log(client: JobSubmissionClie
     assert ended(client, job) == "FAILED"
     assert client.get_job_info(job).driver_exit_code == 2
     log = client.get_job_logs(job)
-    assert "none.jsonl" in log and "Traceback" not in log
+    assert "none.jsonl" in log
+    assert "Traceback" not in log
