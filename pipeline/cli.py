@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -37,6 +38,8 @@ _COMMANDS = {
     "second-pass": "ask a language model about finished transcripts: summary, question or correction",
     "evaluate": "score an engine on datasets by the Open ASR leaderboard's protocol",
 }
+_LOOKING = ("status", "verify", "report")  # at a run that exists
+_OVERRIDE = re.compile(r"[^/=]+=")  # what is none of these names a run: out/date=2026/x, ./a=b
 _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `quarry run --explain` lists them all."
 
 
@@ -50,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pipeline import commands
         from pipeline.config.file import load_config
 
+        if arguments.command in _LOOKING:
+            with _stoppable():
+                return _look(arguments)
         config = load_config(arguments.config, [*arguments.overrides, *_option_settings(arguments)])
         name = "explain" if arguments.command == "run" and arguments.explain else arguments.command
         if name == "export":
@@ -71,6 +77,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = " ".join(str(error).split())[:300]
         print(f"quarry: {type(error).__name__}: {reason}; QUARRY_TRACEBACK=1 tells where.", file=sys.stderr)
         return 3 if arguments.command in ("run", "backfill", "retry", "evaluate", "second-pass") else 2
+
+
+def _look(arguments: argparse.Namespace) -> int:
+    """The commands that look at a run: RUN names its folder, and of the settings only `store` counts; else they find it."""
+    from pipeline import commands
+    from pipeline.config.file import load_config
+    from pipeline.existing import find_by_folder
+
+    if arguments.run:
+        placeholders = [f"{name}={json.dumps(arguments.run)}" for name in ("manifest", "output")]
+        config = load_config(arguments.config, [*arguments.overrides, *placeholders])
+        run = find_by_folder(arguments.run, config.store)
+    else:
+        config = load_config(arguments.config, arguments.overrides)
+        run = commands.existing(config, _settings(arguments))
+    if arguments.command == "status":
+        return commands.status(run, arguments.json)
+    return commands.verify(run) if arguments.command == "verify" else commands.report(run)
 
 
 @contextmanager
@@ -98,6 +122,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if any(word.startswith("-") for word in rest):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     arguments.overrides += rest
+    if arguments.command in _LOOKING:
+        words = [*filter(None, [arguments.run]), *arguments.overrides]
+        runs = [word for word in words if not _OVERRIDE.match(word)]
+        if len(runs) > 1:
+            parser.error(f"one RUN at a time: {' '.join(runs)}")
+        arguments.run = runs[0] if runs else None
+        arguments.overrides = [word for word in words if _OVERRIDE.match(word)]
     return arguments
 
 
@@ -123,6 +154,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "-o", "--out", metavar="FILE", default="-", help=".jsonl or .jsonl.gz; without it, printed"
             )
+        if name in _LOOKING:
+            sub.add_argument("run", metavar="RUN", nargs="?", help="a run's own folder or uri; without it, the settings'")
+        if name == "status":
+            sub.add_argument("--json", action="store_true", help="print it as JSON")
         sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that override the file's")
         if name == "run":
             sub.add_argument(

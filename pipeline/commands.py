@@ -5,6 +5,7 @@ Raises RunError; `cli` turns that into one sentence and exit code 2.
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,11 @@ from pipeline.engines.base import EngineSpec, describe_engine
 from pipeline.engines.languages import is_allowed
 from pipeline.engines.requests import Wish, knows_language, shortfall
 from pipeline.errors import RunError
-from pipeline.prepare import open_ledger, prepare, run_id, run_uri, write_plan
+from pipeline.existing import ExistingRun, find_by_settings
+from pipeline.prepare import prepare, run_id, run_uri, write_plan
 from pipeline.report.planned import plan_text
 from pipeline.report.text import report_text
 from pipeline.runtime.events import STDOUT, EventLog, telling
-from pipeline.runtime.progress import clock
 from pipeline.store.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pipeline.retry import PlannedRetry
     from pipeline.run import Outcome
     from pipeline.source.manifest import Judge
-    from pipeline.store.ledger import Ledger
     from pipeline.store.verify import Verdict
 
 
@@ -199,36 +199,24 @@ def _print_result(config: RunConfig, text: str) -> None:
     print(text, file=sys.stderr if config.runtime.events == STDOUT else sys.stdout)
 
 
-def status(config: RunConfig, settings: str) -> int:
+def status(run: ExistingRun, as_json: bool) -> int:
     """How far the run is."""
-    from pipeline.store.retries import list_retries
+    from pipeline.status import look, status_text
 
-    ledger = _existing(config)
-    entries = ledger.entries()
-    todo = ledger.todo(entries)
-    done = entries.num_rows - todo.num_rows
-    hours = [sum(table["audio_s"].to_pylist()) / 3600 for table in (entries, todo)]
-    print(f"{run_id(config)}: {done} of {entries.num_rows} shards done, {hours[0] - hours[1]:.2f} of {hours[0]:.2f} h.")
-    for session in ledger.sessions():
-        speed = session.audio_s / session.wall_s if session.wall_s else 0.0
-        print(f"  {session.started_at}  {session.shards} shards in {clock(session.wall_s)}, {speed:.1f}× real time")
-    for one in list_retries(ledger.store):
-        planned = one.ledger.entries()
-        left = one.ledger.todo(planned).num_rows
-        print(f"retry {one.id}: {planned.num_rows - left} of {planned.num_rows} shards done.")
-    return 3 if todo.num_rows else 0
+    found = look(run)
+    print(json.dumps(found.as_dict(), indent=1) if as_json else status_text(found))
+    return found.exit_code
 
 
-def verify(config: RunConfig, settings: str) -> int:
+def verify(run: ExistingRun) -> int:
     """Compare plan ids, part ids and row ids, of the run and of its retries. A retry that is not finished harms nobody."""
     from pipeline.store.retries import list_retries
     from pipeline.store.verify import verify as check
 
-    ledger = _existing(config)
-    verdict = check(ledger)
-    _print_verdict(run_id(config), verdict, "run")
+    verdict = check(run.ledger)
+    _print_verdict(run.id, verdict, "run")
     wrong = 0
-    for one in list_retries(ledger.store):
+    for one in list_retries(run.ledger.store):
         found = check(one.ledger)
         _print_verdict(f"retry {one.id}", found, "retry")
         wrong += found.wrong
@@ -246,15 +234,14 @@ def _print_verdict(name: str, verdict: Verdict, command: str) -> None:
             print(f"{count} {what}: {', '.join(names)}{' …' if count > len(names) else ''}")
 
 
-def report(config: RunConfig, settings: str) -> int:
+def report(run: ExistingRun) -> int:
     """Print the report of the latest snapshot."""
     from pipeline.store.snapshot import latest_snapshot
 
-    ledger = _existing(config)
-    snapshot = latest_snapshot(ledger.store)
+    snapshot = latest_snapshot(run.ledger.store)
     if snapshot is None:
-        raise RunError(f"The run {run_id(config)} is not finalized; `quarry status` shows how far it is.")
-    print(report_text(snapshot, settings))
+        raise RunError(f"The run {run.id} is not finalized; `quarry status` shows how far it is.")
+    print(report_text(snapshot, run.named, is_folder=run.config is None))
     return 0
 
 
@@ -262,7 +249,7 @@ def export(config: RunConfig, wanted: ExportOptions) -> int:
     """Write the transcripts of a finished run as files for other programs. 1: not one recording could be written."""
     from pipeline.export.run import export as write
 
-    done = write(_existing(config).store, config.store, wanted)
+    done = write(existing(config, "").ledger.store, config.store, wanted)
     new, same = done.outcomes.get("new", 0), done.outcomes.get("same", 0)
     print(
         f"{done.written:,} of {done.recordings:,} recordings of snapshot {done.snapshot} as {wanted.format} in {done.uri}"
@@ -302,14 +289,12 @@ def _judge(config: RunConfig, spec: EngineSpec) -> Judge:
     return judge
 
 
-def _existing(config: RunConfig) -> Ledger:
-    ledger = open_ledger(config)
-    parts = ledger.plan_parts()
-    if parts and config.public()["manifest"] not in {part.manifest for part in parts}:
-        print(f"note: this run was planned from {parts[0].manifest}.", file=sys.stderr)
-    if not parts:
-        raise RunError(f"There is no run at {run_uri(config)}; `quarry run` with the same settings begins it.")
-    return ledger
+def existing(config: RunConfig, settings: str) -> ExistingRun:
+    """The run that these settings made, for the commands that look at one."""
+    found = find_by_settings(config, settings)
+    if found.note:
+        print(found.note, file=sys.stderr)
+    return found
 
 
 def _print_probe(done: int, total: int) -> None:

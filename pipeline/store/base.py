@@ -67,6 +67,10 @@ class Folder(Protocol):
         """Delete the object."""
         ...
 
+    def clock_s(self) -> float:
+        """What time it is for the store, in seconds since 1970; this machine's clock where the store does not say."""
+        ...
+
 
 def checked_range(data: bytes, start: int, end: int) -> bytes:
     """The bytes that were read, if they are as many as were asked for. Raises OSError."""

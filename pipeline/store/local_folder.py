@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -105,6 +106,10 @@ class LocalFolder:
             return path.open("rb")
         except (IsADirectoryError, NotADirectoryError) as error:
             raise FileNotFoundError(str(path)) from error
+
+    def clock_s(self) -> float:
+        """This machine's clock: a mounted folder may have another."""
+        return time.time()
 
     def remove(self, key: str) -> None:
         """Delete the file."""

@@ -104,6 +104,11 @@ class ObjectStore:
             path.unlink(missing_ok=True)
             raise
 
+    def clock_s(self) -> float:
+        """What time it is for the store, in seconds since 1970: what `ObjectInfo.modified_s` is to be held against."""
+        with self._one_sentence("listed"):
+            return self._folder.clock_s()
+
     def exists(self, key: str) -> bool:
         """Whether there is an object under the key."""
         _check_key(key)

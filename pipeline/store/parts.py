@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from io import BytesIO
 
 import pyarrow as pa
@@ -33,6 +33,7 @@ class Part:
     key: str
     size_bytes: int
     etag: str | None
+    modified_s: float | None = field(default=None, compare=False)  # as ObjectInfo has it
 
 
 def part_key(shard_id: str) -> str:
@@ -78,7 +79,7 @@ def list_parts(store: ObjectStore) -> Iterator[Part]:
 
 def _part_of(info: ObjectInfo) -> Part:
     shard_id = info.key.rpartition("/")[2].removesuffix(".parquet")
-    return Part(shard_id, info.key, info.size_bytes, info.etag)
+    return Part(shard_id, info.key, info.size_bytes, info.etag, info.modified_s)
 
 
 def read_part(store: ObjectStore, part: Part, columns: list[str] | None = None) -> pa.Table:

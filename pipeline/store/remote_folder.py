@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -103,6 +104,10 @@ class RemoteFolder:
             lambda start, end: persist(lambda: self._fs.cat_file(path, start=start, end=end)), size_bytes
         )
         return io.BufferedReader(reader, READ_BUFFER_BYTES)
+
+    def clock_s(self) -> float:
+        """This machine's clock: fsspec has no way to ask."""
+        return time.time()
 
     def remove(self, key: str) -> None:
         """Delete the object."""

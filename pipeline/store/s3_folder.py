@@ -6,7 +6,9 @@ answer to our own unclear put into "taken" unseen.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from pipeline.store.patience import persist
@@ -51,6 +53,12 @@ class S3Folder(RemoteFolder):
             if not page.get("IsTruncated"):
                 return
             following = {"ContinuationToken": page["NextContinuationToken"]}
+
+    def clock_s(self) -> float:
+        """The date that the server puts on its answers; this machine's clock where it puts none."""
+        page: dict[str, Any] = persist(lambda: self._page(self._root, MaxKeys=1))
+        date = page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+        return parsedate_to_datetime(date).timestamp() if date else time.time()
 
     def _page(self, folder: str, **arguments: Any) -> dict[str, Any]:
         bucket, _, prefix = folder.partition("/")
