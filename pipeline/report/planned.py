@@ -24,7 +24,7 @@ def plan_text(run: Run) -> str:
         f" {clock(whole.wall_h * 3600)} with {workers} engine workers",
     ]
     if per_engine:
-        lines.append(f"           {whole.engine_h * per_engine:,.2f} accelerator hours")
+        lines.append(f"           {whole.engine_h * per_engine:,.2f} accelerator hours, {per_engine:g} for each worker")
     if whole.usd is not None:
         lines.append(f"cost       about ${whole.usd:,.2f}, ${whole.usd_per_audio_h or 0:.4f} per audio hour")
     if totals.unknown:
@@ -47,11 +47,17 @@ def _by_duration(run: Run) -> str:
 
 
 def _share_table(what: str, shares: Shares, names: list[str], run: Run) -> str:
+    per_engine = run.config.runtime.engine_gpus
     rows = []
     for name in names:
         part = expected(shares[name]["audio_s"], run.terms, run.config.runtime.engine_workers)
         cost = [] if part.usd is None else [f"${part.usd:,.2f}"]
-        numbers = [f"{part.audio_h:,.2f} h", f"{part.engine_h:,.2f}", clock(part.wall_h * 3600), *cost]
+        numbers = [
+            f"{part.audio_h:,.2f} h",
+            f"{part.engine_h * (per_engine or 1):,.2f}",
+            clock(part.wall_h * 3600),
+            *cost,
+        ]
         rows.append([name, f"{shares[name]['recordings']:,}", *numbers])
-    columns = [what, "recordings", "audio", "engine hours", "time"]
+    columns = [what, "recordings", "audio", "accelerator hours" if per_engine else "engine hours", "time"]
     return table([*columns, "cost"] if run.terms.usd_per_hour is not None else columns, rows)
