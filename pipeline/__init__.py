@@ -15,9 +15,10 @@ _PUBLIC = {
     "load_config": "pipeline.config.file",
     "QuarryError": "pipeline.errors",
     "read_run": "pipeline.reading",
+    "read_runs": "pipeline.catalogue",
 }
 
-__all__ = ["QuarryError", "Recording", "RunConfig", "Transcript", "load_config", "read_run"]
+__all__ = ["QuarryError", "Recording", "RunConfig", "Transcript", "load_config", "read_run", "read_runs"]
 __version__ = "0.1.0"
 
 

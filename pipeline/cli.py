@@ -30,6 +30,7 @@ _COMMANDS = {
     "validate": "check config, engine and every row of the manifest; writes nothing",
     "plan": "write the plan and print hours, shards and expected cost",
     "run": "do what the plan lacks, then finalize; the same command resumes",
+    "backfill": "run what is new, grown or failed in the partitions of an archive; the same command every night",
     "retry": "hear flagged or failed stretches of a finished run again, and keep what is better",
     "status": "how far the run is",
     "verify": "check that every planned row is there, once",
@@ -163,6 +164,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument(
                 "--explain", action="store_true", help="print settings, hours, shards and cost; do nothing"
             )
+        if name == "backfill":
+            _add_backfill_options(sub)
         if name == "retry":
             _add_retry_options(sub)
         if name in ("run", "retry"):
@@ -170,6 +173,14 @@ def _parser() -> argparse.ArgumentParser:
         if name == "export":
             add_export_options(sub)
     return parser
+
+
+def _add_backfill_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--since", metavar="DAY", help="first day, as 2026-11-01 (backfill.since)")
+    parser.add_argument("--until", metavar="DAY", help="last day; without it, today (backfill.until)")
+    parser.add_argument("--last-days", metavar="N", help="only so many days (backfill.last_days)")
+    parser.add_argument("--max-partitions", metavar="N", help="then leave the rest (backfill.max_partitions)")
+    parser.add_argument("--retry-failed", metavar="N", help="try failed recordings N times again, a time per night")
 
 
 def _add_retry_options(parser: argparse.ArgumentParser) -> None:
@@ -182,7 +193,7 @@ def _add_retry_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _option_settings(arguments: argparse.Namespace) -> list[str]:
-    """The options of `quarry manifest`, `quarry run` and `quarry retry` as overrides."""
+    """The options of `quarry manifest`, `quarry run`, `quarry backfill` and `quarry retry` as overrides."""
     if arguments.command == "manifest":
         return [f"manifest={json.dumps(arguments.prefix)}", f"output={json.dumps(arguments.out)}"]
     if arguments.command == "evaluate":
@@ -190,14 +201,18 @@ def _option_settings(arguments: argparse.Namespace) -> list[str]:
     found = []
     if getattr(arguments, "events", None):
         found.append(f"runtime.events={json.dumps(arguments.events)}")
+    if arguments.command == "backfill":
+        names = ("since", "until", "last_days", "max_partitions", "retry_failed")
+        given = {name: getattr(arguments, name) for name in names}
+        return found + [f"backfill.{name}={value}" for name, value in given.items() if value is not None]
     if arguments.command != "retry":
         return found
     if arguments.failed or arguments.flagged is not None:
         found += [f"retry.failed={arguments.failed}", f"retry.flagged={arguments.flagged is not None}"]
     if arguments.flagged:
         found.append(f"retry.flags=[{arguments.flagged}]")
-    given = {"engine.name": arguments.engine, "engine.model": arguments.model}
-    return found + [f"retry.{field}={json.dumps(value)}" for field, value in given.items() if value is not None]
+    engine = {"engine.name": arguments.engine, "engine.model": arguments.model}
+    return found + [f"retry.{field}={json.dumps(value)}" for field, value in engine.items() if value is not None]
 
 
 if __name__ == "__main__":

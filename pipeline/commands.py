@@ -120,9 +120,9 @@ def backfill(config: RunConfig, settings: str) -> int:
 
     night = work_through(config, lambda line: print(line, file=sys.stderr), _print_probe)
     if isinstance(night, Holder):
-        print(f"Another backfill of this archive is at work ({night.owner}); nothing to do here.")
+        _print_result(config, f"Another backfill of this archive is at work ({night.owner}); nothing to do here.")
         return 0
-    print(night_text(night))
+    _print_result(config, night_text(night))
     return night.exit_code
 
 

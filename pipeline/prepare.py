@@ -84,7 +84,7 @@ def open_ledger(config: RunConfig) -> Ledger:
     return Ledger(ObjectStore.open(run_uri(config), config.store))
 
 
-def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) -> Run:
+def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None, gone_ok: bool = False) -> Run:
     """Check everything and work out what the plan lacks. Writes nothing. Raises RunError."""
     spec = describe_engine(config.engine)
     terms = terms_of(config, spec)
@@ -99,7 +99,7 @@ def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None) ->
         return Run(config, spec, identity, roots, ledger, existing, None, digest, terms)
     rows = pa.concat_tables(read_manifest(config.manifest, config.source))
     if existing:
-        rows = _only_new(rows, ledger, config)
+        rows = _only_new(rows, ledger, config, gone_ok)
     first_index = sum(part.totals.shards for part in existing)
     windows = None
     if rows.num_rows:
@@ -144,7 +144,7 @@ def _check_same_run(first: PlanPart, config: RunConfig, spec: EngineSpec) -> Non
         )
 
 
-def _only_new(rows: pa.Table, ledger: Ledger, config: RunConfig) -> pa.Table:
+def _only_new(rows: pa.Table, ledger: Ledger, config: RunConfig, gone_ok: bool) -> pa.Table:
     planned = ledger.planned_windows()
     changed = changed_rows(rows, planned)
     if changed:
@@ -153,7 +153,7 @@ def _only_new(rows: pa.Table, ledger: Ledger, config: RunConfig) -> pa.Table:
             f"The manifest {config.manifest} has changed rows that run {run_id(config)} has planned (such as {shown}); "
             "restore them, or give this run another `name`."
         )
-    if split_new(planned, rows["id"]).num_rows:
+    if not gone_ok and split_new(planned, rows["id"]).num_rows:
         raise DriftError(
             f"The manifest {config.manifest} lacks rows that run {run_id(config)} has planned; "
             "if it is another archive, give this run another `name`, else restore them."

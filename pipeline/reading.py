@@ -76,6 +76,17 @@ def table_of(store: ObjectStore, snapshot: Snapshot, name: str = "transcripts") 
     return RunTable(store, snapshot, name)
 
 
+def connected(connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyConnection:
+    """The connection, or one of our own. Raises RunError where DuckDB is not installed."""
+    try:
+        import duckdb
+    except ImportError:
+        raise RunError(
+            "DuckDB is not installed; `pip install duckdb`, or read the table with .arrow() or .pandas()."
+        ) from None
+    return connection or duckdb.connect()
+
+
 @dataclass(frozen=True)
 class RunTable:
     """Rows of one table in one snapshot. Everything is read anew at every call.
@@ -101,8 +112,11 @@ class RunTable:
     def dataset(self) -> ds.Dataset:
         """The files as an Arrow dataset, for engines that scan one."""
         form = ds.ParquetFileFormat()
-        fragments = [form.make_fragment(self._open(file)) for file in self.snapshot.files[self.name]]
-        return ds.FileSystemDataset(fragments, self.schema, form)
+        return ds.FileSystemDataset([form.make_fragment(file) for file in self.files()], self.schema, form)
+
+    def files(self) -> list[io.BufferedReader]:
+        """The files, each of which is opened when it is read."""
+        return [self._open(file) for file in self.snapshot.files[self.name]]
 
     def arrow(self, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
         """All rows, in memory."""
@@ -116,13 +130,7 @@ class RunTable:
 
     def duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
         """A relation that reads what a query needs. Raises RunError where DuckDB is not installed."""
-        try:
-            import duckdb
-        except ImportError:
-            raise RunError(
-                "DuckDB is not installed; `pip install duckdb`, or read the table with .arrow() or .pandas()."
-            ) from None
-        return (connection or duckdb.connect()).from_arrow(self.dataset())
+        return connected(connection).from_arrow(self.dataset())
 
     def batches(
         self, columns: Sequence[str] | None = None, where: Where = None, rows: int = 1_000
