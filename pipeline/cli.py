@@ -34,7 +34,7 @@ _COMMANDS = {
     "retry": "hear flagged or failed stretches of a finished run again, and keep what is better",
     "status": "how far the run is",
     "verify": "check that every planned row is there, once",
-    "report": "rows by status, WER, RTFx, what failed",
+    "report": "rows by status, WER, RTFx, what failed; -o: a page with plots and audio to listen to",
     "export": "write the transcripts as SRT, VTT, TSV, JSON, CTM, RTTM, NeMo manifest, or pairs to train on",
     "second-pass": "ask a language model about finished transcripts: summary, question or correction",
     "evaluate": "score an engine on datasets by the Open ASR leaderboard's protocol",
@@ -95,7 +95,11 @@ def _look(arguments: argparse.Namespace) -> int:
         run = commands.existing(config, _settings(arguments))
     if arguments.command == "status":
         return commands.status(run, arguments.json)
-    return commands.verify(run) if arguments.command == "verify" else commands.report(run)
+    if arguments.command == "verify":
+        return commands.verify(run)
+    if arguments.out is not None:
+        return commands.report_page(run, config, arguments.out, arguments.audio)
+    return commands.report(run)
 
 
 @contextmanager
@@ -157,6 +161,10 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name in _LOOKING:
             sub.add_argument("run", metavar="RUN", nargs="?", help="a run's own folder or uri; without it, the settings'")
+        if name == "report":
+            page = "write a page instead, that holds everything it shows (docs/report.md)"
+            sub.add_argument("-o", "--out", metavar="FILE", help=page)
+            sub.add_argument("--no-audio", dest="audio", action="store_false", help="leave the sound out of the page")
         if name == "status":
             sub.add_argument("--json", action="store_true", help="print it as JSON")
         sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that override the file's")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pipeline.retry import PlannedRetry
     from pipeline.run import Outcome
     from pipeline.source.manifest import Judge
+    from pipeline.store.snapshot import Snapshot
     from pipeline.store.verify import Verdict
 
 
@@ -236,13 +237,27 @@ def _print_verdict(name: str, verdict: Verdict, command: str) -> None:
 
 def report(run: ExistingRun) -> int:
     """Print the report of the latest snapshot."""
+    print(report_text(_finished(run), run.named, is_folder=run.config is None))
+    return 0
+
+
+def report_page(run: ExistingRun, config: RunConfig, target: str, with_audio: bool) -> int:
+    """Write the report of the latest snapshot as a page."""
+    from pipeline.report.page import write_page
+
+    page = write_page(run.ledger.store, _finished(run), config, target, with_audio)
+    mute = f", {page.mute} of them without audio, as the page says why" if page.mute else ""
+    print(f"{target}: {page.size_bytes / 1e6:.1f} MB, {page.stretches} stretches to check{mute}.")
+    return 0
+
+
+def _finished(run: ExistingRun) -> Snapshot:
     from pipeline.store.snapshot import latest_snapshot
 
     snapshot = latest_snapshot(run.ledger.store)
     if snapshot is None:
         raise RunError(f"The run {run.id} is not finalized; `quarry status` shows how far it is.")
-    print(report_text(snapshot, run.named, is_folder=run.config is None))
-    return 0
+    return snapshot
 
 
 def export(config: RunConfig, wanted: ExportOptions) -> int:

@@ -37,14 +37,6 @@ _SECTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class ReportOptions:
-    """What `quarry report` was asked for. `out`: the page's file or uri; None: no page."""
-
-    out: str | None = None
-    audio: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class WrittenPage:
     """A page that was written. `mute`: stretches that are in it without their audio, though it was asked for."""
 
@@ -64,7 +56,7 @@ def write_page(
     facts = gather(store, snapshot, MOST_DOUBTS)
     mute = 0
     if with_audio and facts.doubts:
-        with listening(config) as listen:
+        with listening(snapshot.run["config"], config) as listen:
             snippets = {doubt: listen(doubt) for doubt in facts.doubts}
         mute = sum(snippet.address is None for snippet in snippets.values())
         data = page(facts, snippets.__getitem__).encode()

@@ -46,8 +46,8 @@ def accuracy(facts: Facts) -> Markup:
         element("p", told),
         [_slices(names.get(name, name), slices, scale) for name, slices in tables.items()],
         note(
-            "Ranges are 95 % intervals of a bootstrap over recordings; one recording alone has none. Where more was heard than "
-            "was said, a rate is above 100 %."
+            "Ranges are 95 % intervals of a bootstrap over recordings; one recording alone has none. A dash stands where nothing "
+            "was scored. Where more was heard than was said, a rate is above 100 %."
         ),
         note(f"Columns with more than {MOST_VALUES} values are not shown: ", left_out, ".") if left_out else None,
     )
@@ -103,14 +103,13 @@ def _slices(name: str, slices: Sequence[Slice], scale: float) -> Markup:
     rows: list[Sequence[Child]] = []
     for one in slices:
         known = one.low is not None and one.high is not None and one.scored > 1
-        span = f"{100 * (one.low or 0):.1f} to {percent(one.high)}" if known else NOTHING
+        span = f"{_bare(one.low or 0)} to {_bare(one.high or 0)}\u00a0%" if known else NOTHING
         title = f"{shown(one.value, 80)}: {percent(one.wer)}, {span}"
-        small = f"{plural(one.recordings, 'recording')}, {length(one.audio_s)}, {plural(one.words, 'word')}"
-        small = f"{span}; {small}" if known else small
+        small = element("span", plural(one.recordings, "recording"), class_="narrow")
         rows.append(
             [
-                [foreign(one.value, 80), element("span", small, class_="narrow")],
-                percent(one.wer) if one.scored else "not scored",
+                [foreign(one.value, 80), small],
+                [percent(one.wer), element("span", span, class_="narrow") if known else None],
                 span,
                 interval(one.wer, one.low, one.high, scale, title) if known else None,
                 count(one.words),
@@ -119,6 +118,11 @@ def _slices(name: str, slices: Sequence[Slice], scale: float) -> Markup:
             ]
         )
     return table(fields, rows, f"Word error rate by {shown(name, 60)}", "slices")
+
+
+def _bare(rate: float) -> str:
+    """In per cent, without the sign; tenths say nothing above a hundred."""
+    return f"{100 * rate:.1f}" if rate < 1 else f"{100 * rate:,.0f}"
 
 
 def _durations(histogram: Histogram) -> Markup:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
 
 from pipeline.audio.reader import AudioReader
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, SourceConfig
 from pipeline.errors import ItemError, TransientError
 from pipeline.records import SAMPLE_RATE_HZ, Recording, Samples
 from pipeline.report.doubts import Doubt
 from pipeline.source.manifest import manifest_roots
 
+HIDDEN = "…"  # what run.json has for an option that may be secret (`RunConfig.public`)
 LONGEST_S = 12.0
 MOST_BYTES = 6 * 2**20  # of all snippets of a page, as they stand in it
 _BIT_RATE = 32_000
@@ -39,10 +43,20 @@ Listen = Callable[[Doubt], Snippet]
 
 
 @contextmanager
-def listening(config: RunConfig) -> Iterator[Listen]:
-    """Gives a function from a stretch to its snippet; it never raises for what one recording, or its store, does."""
-    roots = manifest_roots(config.manifest, config.source)
-    with AudioReader(config.decode, config.source, roots) as reader:
+def listening(made_with: Mapping[str, Any], config: RunConfig) -> Iterator[Listen]:
+    """Gives a function from a stretch to its snippet; it never raises for what one recording, or its store, does.
+
+    `made_with`: the settings in the run's run.json, which say where its recordings lie; `config` has what is secret of them, and
+    may name other roots, for an archive that has moved.
+    """
+    source = config.source
+    with suppress(ValidationError):  # written by another version
+        options = {key: value for key, value in made_with["source"]["storage_options"].items() if value != HIDDEN}
+        options |= source.storage_options
+        kept = SourceConfig.model_validate({**made_with["source"], "storage_options": options})
+        source = kept.model_copy(update={"roots": source.roots or kept.roots})
+    roots = manifest_roots(str(made_with["manifest"]), source)
+    with AudioReader(config.decode, source, roots) as reader:
         yield _Listener(reader).listen
 
 
