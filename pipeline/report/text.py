@@ -29,7 +29,7 @@ def report_text(snapshot: Snapshot, settings: str, is_folder: bool = False) -> s
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
-    """Columns and rows as lines of text; the first column to the left, the others to the right."""
+    """Columns and rows as lines of text; the first column to the left, the others to the right. Names come from manifests."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -38,7 +38,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*("".join(char if char.isprintable() else "�" for char in cell) for cell in row))
     buffer = StringIO()
     Console(file=buffer, width=_WIDTH, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines() if line.strip())

@@ -136,8 +136,9 @@ class _Clock:
 
     def __init__(self, numbers: Callable[[str], str]) -> None:
         self._numbers = numbers
-        units = "|".join(getattr(numbers, "ones"))  # noqa: B009
-        number = rf"(?:[0-9]{{1,2}}|(?:twenty|thirty|forty|fifty)(?:[\s-]+(?:{units}))?|{units}|zero)"
+        ones: Mapping[str, int] = vars(numbers)["ones"]
+        digits, units = "|".join(word for word, value in ones.items() if value < 10), "|".join(ones)
+        number = rf"(?:[0-9]{{1,2}}|(?:twenty|thirty|forty|fifty)(?:[\s-]+(?:{digits}))?|{units}|zero)"
         o_clock = r"o\s*['’]?\s*clock"
         self._spoken = re.compile(
             rf"(?<![\w.:])(half|(?:a\s+)?quarter|{number}\s+minutes?)\s+(past|after|to|before)\s+({number})(?:\s+{o_clock})?\b"
