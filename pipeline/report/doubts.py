@@ -108,8 +108,8 @@ class Doubts:
             if len(chosen) < self._most and doubt not in chosen and of_one[doubt.recording_id] < _OF_ONE:
                 chosen[doubt] = entry
                 of_one[doubt.recording_id] += 1
-        for entry in all_of_them[: self._most - len(chosen)]:
-            chosen.setdefault(entry[2], entry)
+        rest = (entry for entry in all_of_them if entry[2] not in chosen)
+        chosen |= {entry[2]: entry for entry in list(rest)[: self._most - len(chosen)]}
         return [doubt for _, _, doubt in sorted(chosen.values(), reverse=True)]
 
     def _keep(self, flag: str, doubts: Iterable[Doubt]) -> None:
