@@ -47,6 +47,8 @@ def test_explain_tells_settings_hours_shards_and_cost(archive: Path, tmp_path: P
     assert "14 recordings, 0.2" in done.stdout
     assert "shards" in done.stdout
     assert "cost       about $" in done.stdout
+    for words in ("language", "under 10 s", "10 to 60 min", "engine hours"):
+        assert words in done.stdout
 
 
 def test_plan_writes_the_plan_and_run_takes_it(archive: Path, tmp_path: Path) -> None:
@@ -90,6 +92,21 @@ def test_the_report_adds_up(settings: list[str]) -> None:
     assert session["audio_s"] == pytest.approx(run["totals"]["audio_s"])
     shards = table(output, "shards")
     assert sum(shards["audio_s"].to_pylist()) == pytest.approx(run["totals"]["audio_s"])
+
+
+def test_the_run_keeps_what_was_expected_and_what_was_spent(settings: list[str]) -> None:
+    output = Path(next(word for word in settings if word.startswith("output=")).removeprefix("output="))
+    run = json.loads(next(run_folder(output).glob("tables/*/run.json")).read_text())
+    cost, (session,) = run["cost"], run["sessions"]
+    assert cost["spent"]["usd"] == pytest.approx(session["wall_s"] / 3600 * 4.0)
+    assert cost["spent"]["usd_per_audio_h"] == pytest.approx(cost["spent"]["usd"] / (session["audio_s"] / 3600))
+    planned = json.loads(next(run_folder(output).glob("plan/*.json")).read_text())
+    assert cost["expected"] == planned["expected"]
+    assert cost["expected"]["usd"] == pytest.approx(
+        planned["totals"]["audio_s"] / 3600 / 10_000 * 4.0
+    )  # the fake engine's
+    for part in ("by_language", "by_duration"):
+        assert sum(share["recordings"] for share in planned["totals"][part].values()) == 14
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(archive: Path, tmp_path: Path) -> None:
