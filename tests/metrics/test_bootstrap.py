@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.metrics.bootstrap import _POISSON, Bootstrap, bootstrap_interval
+from pipeline.metrics.bootstrap import _POISSON, Bootstrap, bootstrap_interval, mean_interval
 
 
 def corpus(rows: int, seed: int, rate: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -65,3 +65,29 @@ def test_without_a_reference_there_is_no_interval() -> None:
 def test_one_recording_tells_nothing_of_its_spread() -> None:
     low, high = bootstrap_interval(np.array([1]), np.array([4])) or (0, 0)
     assert low == high == 0.25
+
+
+def test_the_mean_of_one_rate_has_the_interval_of_that_rate() -> None:
+    errors, lengths = np.array([1, 0, 3, 2]), np.array([10, 5, 12, 9])
+    one = Bootstrap()
+    one.add(errors, lengths)
+    assert mean_interval([one]) == pytest.approx(one.interval())
+
+
+def test_the_mean_of_many_rates_is_known_better_than_each() -> None:
+    random = np.random.default_rng(1)
+    many = [Bootstrap(seed=seed) for seed in range(9)]
+    for bootstrap in many:
+        bootstrap.add(random.integers(0, 4, 60), np.full(60, 10))
+    low, high = mean_interval(many) or (0.0, 0.0)
+    widths = [high - low for low, high in filter(None, (bootstrap.interval() for bootstrap in many))]
+    # The mean of nine independent rates: a third as wide.
+    assert high - low == pytest.approx(np.mean(widths) / 3, rel=0.15)
+
+
+def test_a_rate_without_a_reference_makes_the_mean_unknown() -> None:
+    known, empty = Bootstrap(), Bootstrap(seed=1)
+    known.add(np.array([1]), np.array([5]))
+    empty.add(np.array([2]), np.array([0]))
+    assert empty.interval() is None
+    assert mean_interval([known, empty]) is None
