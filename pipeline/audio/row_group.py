@@ -1,8 +1,9 @@
 """Audio that lies in a binary column of a Parquet file: one value at a time, read forward through its row group.
 
-A reader holds a page and a value, never a row group. Row groups are read from their start, so neighbours should be asked for in
-their order. What a file claims is checked before Arrow sees it: the header of every page passes `PageGuard`, for a page may claim
-to unpack to more than a machine holds. https://parquet.apache.org/docs/file-format/
+A reader holds a page and a value: at most the audio of one row group, which many writers put into one page. Row groups are read
+from their start, so neighbours should be asked for in their order. What a file claims is checked before Arrow sees it: the header
+of every page passes `PageGuard`, for a page may claim to unpack to more than a machine holds.
+https://parquet.apache.org/docs/file-format/
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import pyarrow.parquet as pq
 from pipeline.audio.member import Row
 from pipeline.errors import AudioError
 
-MAX_VALUE_BYTES = 512 * 2**20  # and of a page, which holds one value at least
 MAX_FOOTER_BYTES = 64 * 2**20
 MAX_GROUP_ROWS = 1_000_000
 
@@ -35,7 +35,7 @@ class Opened:
     """A Parquet file whose rows are being read. `max_bytes`: the largest column of a row group that is accepted."""
 
     def __init__(self, read_range: ReadRange, size: int, max_bytes: int) -> None:
-        self._guard = PageGuard(read_range, size)
+        self._guard = PageGuard(read_range, size, max_bytes)
         self._max_bytes = max_bytes
         self._file = open_parquet(self._guard, size)
         self._place: tuple[int, str, int] | None = None  # group, column and the row that comes next
@@ -59,8 +59,9 @@ class Opened:
         except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
             self._place = None
             raise _broken(f"{type(error).__name__}: {str(error)[:200]}") from None
-        assert batch is not None
-        return _bytes_of(batch.column(0))
+        if batch is None or batch.num_columns != 1:
+            raise _broken("its schema does not agree with its columns")
+        return _bytes_of(batch.column(0), self._max_bytes)
 
     def _begin(self, row: Row) -> Iterator[pa.RecordBatch]:
         metadata = self._file.metadata
@@ -114,8 +115,8 @@ def leaf_of(file: pq.ParquetFile, column: str) -> int | None:
 class PageGuard(io.RawIOBase):
     """A file of ranges that reads the page headers of one column as they go by, before anyone acts on them."""
 
-    def __init__(self, read_range: ReadRange, size: int) -> None:
-        self._read_range, self._size = read_range, size
+    def __init__(self, read_range: ReadRange, size: int, max_bytes: int) -> None:
+        self._read_range, self._size, self._max_bytes = read_range, size, max_bytes
         self._at = 0
         self._next = self._end = 0  # where the next page's header begins, and where the column ends
 
@@ -142,7 +143,7 @@ class PageGuard(io.RawIOBase):
         self._at = max(0, (0, self._at, self._size)[whence] + offset)
         return self._at
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1) -> bytes | bytearray:
         """Up to `size` bytes. Raises AudioError: a page that is too large, and whatever the store says."""
         stop = self._size if size < 0 else min(self._at + size, self._size)
         start, data = self._at, self._fetch(self._at, stop)
@@ -150,13 +151,18 @@ class PageGuard(io.RawIOBase):
         self._inspect(start, data)
         return data
 
-    def _fetch(self, start: int, stop: int) -> bytes:
-        if stop - start > MAX_VALUE_BYTES + _READ_BYTES:
+    def _fetch(self, start: int, stop: int) -> bytes | bytearray:
+        if stop - start <= _READ_BYTES:
+            return self._read_range(start, stop) if start < stop else b""
+        if stop - start > max(self._max_bytes, MAX_FOOTER_BYTES) + _READ_BYTES:
             raise _too_large(stop - start)
-        parts = [self._read_range(at, min(at + _READ_BYTES, stop)) for at in range(start, stop, _READ_BYTES)]
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        data = bytearray(stop - start)
+        for at in range(start, stop, _READ_BYTES):
+            end = min(at + _READ_BYTES, stop)
+            data[at - start : end - start] = self._read_range(at, end)
+        return data
 
-    def _inspect(self, start: int, data: bytes) -> None:
+    def _inspect(self, start: int, data: bytes | bytearray) -> None:
         while self._next < min(start + len(data), self._end):
             if self._next < start:
                 raise _broken("its pages do not follow one another")
@@ -166,7 +172,7 @@ class PageGuard(io.RawIOBase):
                 page = _page_header(self._fetch(self._next, min(self._next + _MAX_HEADER_BYTES, self._end)))
             if page is None or min(page.header_bytes, page.packed_bytes, page.bytes) < 0:
                 raise _broken("a page header makes no sense")
-            if max(page.bytes, page.packed_bytes) > MAX_VALUE_BYTES:
+            if max(page.bytes, page.packed_bytes) > self._max_bytes:
                 raise _too_large(max(page.bytes, page.packed_bytes))
             self._next += page.header_bytes + page.packed_bytes
 
@@ -181,7 +187,7 @@ class _Page:
 class _Thrift:
     """Enough of thrift's compact protocol to step over a struct. Raises IndexError at the end, ValueError for nonsense."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | bytearray) -> None:
         self.data, self.at = data, 0
 
     def varint(self) -> int:
@@ -210,7 +216,8 @@ class _Thrift:
         elif kind == 7:
             self.at += 8
         elif kind == 8:
-            self.at += self.varint()
+            length = self.varint()
+            self.at += length
         elif kind in (9, 10):
             self._skip_list(depth)
         elif kind == 12:
@@ -238,7 +245,7 @@ class _Thrift:
         self.at += 1
 
 
-def _page_header(data: bytes) -> _Page | None:
+def _page_header(data: bytes | bytearray) -> _Page | None:
     """Of a page that begins here: type, its bytes, its packed bytes, then what does not matter; None: cut off or nonsense."""
     thrift, sizes = _Thrift(data), {}
     try:
@@ -256,7 +263,7 @@ def _page_header(data: bytes) -> _Page | None:
     return _Page(thrift.at, sizes[2], sizes[3])
 
 
-def _bytes_of(values: Any) -> pa.Buffer:
+def _bytes_of(values: Any, max_bytes: int) -> pa.Buffer:
     while pa.types.is_struct(values.type):
         values = values.field(0)
     if not any(fits(values.type) for fits in _BINARY):
@@ -265,7 +272,7 @@ def _bytes_of(values: Any) -> pa.Buffer:
     if not value.is_valid:
         raise AudioError("empty_file", "The row holds no audio; correct the file.")
     buffer = value.as_buffer()
-    if buffer.size > MAX_VALUE_BYTES:
+    if buffer.size > max_bytes:
         raise _too_large(buffer.size)
     return buffer
 
@@ -273,8 +280,7 @@ def _bytes_of(values: Any) -> pa.Buffer:
 def _too_large(size: int) -> AudioError:
     return AudioError(
         "object_too_large",
-        f"The Parquet file has a page of {size} bytes, more than the {MAX_VALUE_BYTES} that are read as one; "
-        "keep such long recordings in files.",
+        f"The Parquet file has a page of {size} bytes; write it with smaller row groups, or raise decode.row_group_bytes.",
     )
 
 

@@ -147,7 +147,9 @@ def _tarred(uri: str, kind: str, config: SourceConfig) -> Manifest:
     def read(complain: Complain) -> Iterator[Block]:
         if is_folder and next(uris(), None) is None:
             raise ManifestError(f"The folder {uri} has no {kind} files in it; check the path.")
-        return _blocks_of_items(side_by_side(uris(), work, 1 if is_local(uri) else _FILES_AT_ONCE), folder, complain)
+        several = is_folder or len(expand(uri)) > 1
+        found = side_by_side(uris(), work, 1 if is_local(uri) else _FILES_AT_ONCE)
+        return _blocks_of_items(found, folder if several else None, complain)
 
     def digests() -> str:
         if is_folder:
@@ -160,10 +162,10 @@ def _tarred(uri: str, kind: str, config: SourceConfig) -> Manifest:
     return Manifest(uri, folder, noun, keys, read, digests)
 
 
-def _blocks_of_items(found: Iterator[tuple[str, Item]], folder: str, complain: Complain) -> Iterator[Block]:
-    """Blocks of the rows of one file each; the other items are complaints."""
+def _blocks_of_items(found: Iterator[tuple[str, Item]], folder: str | None, complain: Complain) -> Iterator[Block]:
+    """Blocks of the rows of one file each; the other items are complaints. `folder`: where several files lie."""
     for uri, items in groupby(found, itemgetter(0)):
-        place = _below(uri, folder)
+        place = "" if folder is None else _below(uri, folder)
         for block in in_blocks(_rows_of(items, within(place, complain))):
             yield Block(block.numbers, block.rows, place)
 
@@ -249,7 +251,8 @@ def _audiofolder(uri: str, config: SourceConfig) -> Manifest:
             for block in _blocks(f"{folder}/{name}", folder, kind, config, told):
                 yield Block(block.numbers, [_in_split(row, keys["uri"][0], split) for row in block.rows], place)
 
-    return Manifest(uri, folder, "row", keys, read, lambda: _digest([f"{folder}/{name}" for name in found], config))
+    noun = "row" if all(format_by_name(name) == "parquet" for name in found) else "line"
+    return Manifest(uri, folder, noun, keys, read, lambda: _digest([f"{folder}/{name}" for name in found], config))
 
 
 def metadata_files(uri: str, config: SourceConfig) -> list[str]:
