@@ -175,6 +175,16 @@ class RuntimeConfig(Section):
     task_retries: int = speed_field(
         2, "retries after a crash of a worker; finite, or one poison shard spins for ever", ge=0
     )
+    recycle_after_shards: int | None = speed_field(
+        None,
+        "on Ray, a new process for a worker that did so many; null: when its pool ends, after 2000 of the run",
+        ge=1,
+    )
+    recycle_above_bytes: int | None = speed_field(
+        None,
+        "on Ray, a new process for a worker that holds more than this of its own between calls: libraries leak",
+        ge=2**28,
+    )
 
 
 class CostConfig(Section):

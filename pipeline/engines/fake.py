@@ -28,6 +28,7 @@ from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis, Samples, Se
 
 _WORDS = ("amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "harbor", "inlet", "jetty", "kelp", "larch")
 _BLOCK = SAMPLE_RATE_HZ // 2  # two words a second, about the pace of speech
+_LEAKED: list[bytes] = []
 _SILENT_PEAK = 32  # -60 dBFS
 
 
@@ -47,6 +48,7 @@ class FakeOptions(Section):
     poison: Literal["segfault", "exit", "kill", "loop"] = Field(
         "segfault", description="how it ends: kill is what the kernel does where memory runs out, loop never comes back"
     )
+    leak_bytes: int = Field(0, ge=0, description="memory that each call takes and the process never gives back")
     die_on_call: int | None = Field(None, ge=1, description="the call (from 1) on which the engine dies")
     hang_on_call: int | None = Field(None, ge=1, description="the call (from 1) that takes hang_s")
     hang_s: float = Field(3600.0, ge=0, description="see hang_on_call")
@@ -105,6 +107,8 @@ class Fake:
 
     def _misbehave(self, chunks: Sequence[ChunkAudio], seconds: float) -> None:
         options = self._options
+        if options.leak_bytes:
+            _LEAKED.append(b"\1" * options.leak_bytes)
         if options.oom_above_s is not None and seconds > options.oom_above_s:
             raise EngineOutOfMemory()
         if options.poison_on_peak is not None and any(

@@ -9,6 +9,7 @@ that is exploded and gathered again can be half done; 1 → 1 → 1 may be retri
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,11 +32,14 @@ from pipeline.runtime.rows import (
     transcribed_of,
     transcribed_to_table,
 )
+from pipeline.runtime.term import Term
 from pipeline.runtime.workers import Assignment, Decoder, Publisher, Transcriber
 
 _PUBLISH_CPUS = 0.02
 # Each shard is a block that Ray's driver keeps track of (42 kB measured): a pass bounds that, whatever the corpus.
 SHARDS_PER_PASS = 2_000
+_DECODE_IN_FLIGHT = 2
+_FAREWELL_S = 1.0  # the answer of the last call is on its way
 _ROOM_TIMEOUT_S = {"local": 10.0}  # here it fits or never will; a cluster may have to grow first
 _CLUSTER_ROOM_TIMEOUT_S = 600.0
 _SHORTEST_PATIENCE_S = 1800.0  # machines that vanish come back in that time, or do not
@@ -45,29 +49,33 @@ class DecodePool:
     """Decodes one shard per call."""
 
     def __init__(self, assignment: Assignment) -> None:
+        self._term = _term(assignment.config.runtime, _DECODE_IN_FLIGHT)
         self._decoder = Decoder(assignment, _replaces_a_dead_one(), RayRecorder())
 
     def __call__(self, entry: pa.Table) -> pa.Table:
         """One entry of the plan in, one decoded shard out."""
         row = entry.select(["shard_id", "plan_key", "row_group"]).to_pylist()[0]
-        return decoded_to_table(self._decoder.decode(**row))
+        with self._term.call():
+            return decoded_to_table(self._decoder.decode(**row))
 
 
 class EnginePool:
     """Transcribes `shards_per_call` shards per call; Ray makes two calls at once."""
 
     def __init__(self, assignment: Assignment) -> None:
+        self._term = _term(assignment.config.runtime, in_flight=2 * assignment.config.runtime.concurrent_calls)
         self._transcriber = Transcriber(assignment, _replaces_a_dead_one(), RayRecorder())
 
     def __call__(self, shards: pa.Table) -> pa.Table:
         """Decoded shards in, as many transcribed shards out."""
-        arrived = [decoded_of(shards.slice(position, 1)) for position in range(shards.num_rows)]
-        passed_on = [shard for shard in arrived if isinstance(shard, Undone)]
-        try:
-            done = self._transcriber.transcribe([shard for shard in arrived if isinstance(shard, DecodedShard)])
-        except EngineDead:
-            # Raising would send the shard back to the same dead engine, for ever (ray#60145): a new process gets a new one.
-            os._exit(1)
+        with self._term.call(shards.num_rows):
+            arrived = [decoded_of(shards.slice(position, 1)) for position in range(shards.num_rows)]
+            passed_on = [shard for shard in arrived if isinstance(shard, Undone)]
+            try:
+                done = self._transcriber.transcribe([shard for shard in arrived if isinstance(shard, DecodedShard)])
+            except EngineDead:
+                # Raising would send the shard back to the same dead engine, for ever (ray#60145): a new process gets a new one.
+                os._exit(1)
         return pa.concat_tables([transcribed_to_table(shard) for shard in [*passed_on, *done]])
 
 
@@ -102,9 +110,34 @@ def run_shards(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Und
 
 
 def _replaces_a_dead_one() -> bool:
+    """Whether this actor is another's successor, and that one did not leave by itself."""
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    if not ray.get_runtime_context().was_current_actor_reconstructed:
+        return False
+    return not _internal_kv_del(_farewell_key())
+
+
+def _term(runtime: RuntimeConfig, in_flight: int) -> Term:
+    """How long this actor serves; Ray starts it again in a new process."""
+    return Term(runtime.recycle_after_shards, runtime.recycle_above_bytes, in_flight, _leave)
+
+
+def _leave() -> None:
+    """End this process, in a way that its successor does not take for a death."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    # Not exit_actor: that ends the actor for good, and its pool would shrink.
+    _internal_kv_put(_farewell_key(), b"")
+    time.sleep(_FAREWELL_S)
+    os._exit(0)
+
+
+def _farewell_key() -> bytes:
     import ray
 
-    return bool(ray.get_runtime_context().was_current_actor_reconstructed)
+    return f"quarry-left-{ray.get_runtime_context().get_actor_id()}".encode()
 
 
 @contextmanager
@@ -145,12 +178,14 @@ def _receipts(todo: pa.Table, assignment: Assignment, room: Any) -> Iterator[Rec
     runtime = assignment.config.runtime
     DataContext.get_current().execution_no_progress_timeout_s = patience_s(assignment.config)
     placed = place(cluster_nodes(), runtime)
+    recycles = runtime.recycle_after_shards is not None or runtime.recycle_above_bytes is not None
     stage: dict[str, Any] = {
         "fn_constructor_args": (assignment,),
         "batch_format": "pyarrow",
         "zero_copy_batch": True,
         # Finite, or a shard that kills its worker is tried for ever; restarts themselves may go on, machines do vanish.
-        "max_task_retries": runtime.task_retries,
+        # One more where workers leave by themselves: Ray counts that too, and a call meets it once at most (`Term`).
+        "max_task_retries": runtime.task_retries + int(recycles),
         "max_restarts": -1,
     }
     with warnings.catch_warnings():
@@ -165,7 +200,7 @@ def _receipts(todo: pa.Table, assignment: Assignment, room: Any) -> Iterator[Rec
                 DecodePool,
                 batch_size=1,
                 compute=ActorPoolStrategy(
-                    size=min(placed.decode_workers, todo.num_rows), max_tasks_in_flight_per_actor=2
+                    size=min(placed.decode_workers, todo.num_rows), max_tasks_in_flight_per_actor=_DECODE_IN_FLIGHT
                 ),
                 num_cpus=placed.decode_cpus,
                 **stage,
