@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.audio.member import ROW_PATTERN
 from pipeline.config import PlanConfig
 from pipeline.metrics.shares import Shares, add_shares, duration_shares, language_shares
 from pipeline.records import Recording, Shard, Window
@@ -34,6 +35,8 @@ PLAN_SCHEMA = pa.schema(
         ("offset_s", pa.float64()),
         ("duration_s", pa.float64()),  # given or probed; null: unknown, decided when decoded
         ("language", pa.string()),
+        ("task", pa.string()),
+        ("target_language", pa.string()),
         ("keywords", pa.list_(pa.string())),
         ("reference_text", pa.string()),
         ("channel", pa.int32()),
@@ -54,6 +57,8 @@ _ROW_COLUMNS = (
     "uri",
     "offset_s",
     "language",
+    "task",
+    "target_language",
     "keywords",
     "reference_text",
     "channel",
@@ -62,9 +67,21 @@ _ROW_COLUMNS = (
     "size_bytes",
     "etag",
 )
+# What a plan is made from: a row's own columns and how it is cut.
+ROWS_SCHEMA = pa.schema(
+    [
+        *(PLAN_SCHEMA.field(name) for name in _ROW_COLUMNS),
+        ("duration_s", pa.float64()),  # given or probed; 0: unknown
+        ("open_end", pa.bool_()),
+        ("window_count", pa.int32()),
+        ("window_s", pa.float64()),  # of each; 0: unknown
+        ("place", pa.string()),  # in a Parquet file, else empty: rows of a row group stay together, in its order
+    ]
+)
 # What a shard's id stands for: all that its text, and the scoring of its text, depends on.
 _HASHED = (
-    *("id", "uri", "offset_s", "duration_s", "language", "keywords", "reference_text", "channel", "speakers"),
+    *("id", "uri", "offset_s", "duration_s", "language", "task", "target_language", "keywords", "reference_text"),
+    *("channel", "speakers"),
     *("window_index", "window_count", "start_s", "end_s", "open_end", "size_bytes", "etag"),
 )
 
@@ -91,58 +108,75 @@ class PlanTotals:
 
 
 def plan_table(rows: pa.Table, config: PlanConfig, first_index: int = 0, max_audio_s: float = 86_400.0) -> pa.Table:
-    """The plan of manifest rows (MANIFEST_SCHEMA, with the columns of `probe_missing` where it was needed).
+    """The plan of manifest rows (MANIFEST_SCHEMA, with the columns of `probe_missing` where it was needed), in memory.
 
     Shards are numbered from `first_index`. A recording longer than `max_audio_s` stays one window, which the decoder
     refuses. Ids must be unique. The same rows in any order give the same table.
     """
-    return pa.concat_tables([PLAN_SCHEMA.empty_table(), *plan_blocks(rows, config, first_index, max_audio_s)])
+    ordered = in_plan_order(plan_rows(rows, config, max_audio_s))
+    return pa.concat_tables([PLAN_SCHEMA.empty_table(), *plan_blocks([ordered], config, first_index)])
 
 
-def plan_blocks(
-    rows: pa.Table, config: PlanConfig, first_index: int = 0, max_audio_s: float = 86_400.0
-) -> Iterator[pa.Table]:
-    """`plan_table` in pieces of whole shards, made as they are asked for: for plans of many millions of windows."""
-    columns = _input_columns(rows)
-    by_id = pc.sort_indices(columns["id"]).to_numpy()
-    duration_s = columns["duration_s"].to_numpy()[by_id]
-    counts = _window_counts(duration_s, config, max_audio_s)
-    place, nth, starts = _lay_out(duration_s, counts, config)
-    for first_shard, edges in _blocks(starts, len(place)):
-        block = slice(edges[0], edges[-1])
-        windows = _windows(columns, by_id[place[block]], counts[place[block]], nth[block])
-        yield _with_shards(windows, edges - edges[0], first_index + first_shard)
-
-
-def _input_columns(rows: pa.Table) -> pa.Table:
-    """The columns that a plan takes from its rows, each in one piece: `take` is slow on many.
-
-    `duration_s` becomes what is known of it, 0 for unknown; `open_end` says that the row did not give it.
-    """
+def plan_rows(rows: pa.Table, config: PlanConfig, max_audio_s: float = 86_400.0) -> pa.Table:
+    """Manifest rows as ROWS_SCHEMA: what a plan takes from them, and the windows of each."""
     known = rows["duration_s"]
     if "probe_duration_s" in rows.column_names:
         known = pc.coalesce(known, rows["probe_duration_s"])
-    seconds = pc.fill_null(known, 0.0).combine_chunks().to_numpy()
-    columns = rows.select([name for name in _ROW_COLUMNS if name in rows.column_names]).combine_chunks()
-    columns = columns.append_column("duration_s", pa.array(np.where(seconds > 0, seconds, 0.0)))
-    return columns.append_column("open_end", pc.is_null(rows["duration_s"]).combine_chunks())
+    seconds = pc.fill_null(known, 0.0).to_numpy()
+    seconds = np.where(seconds > 0, seconds, 0.0)
+    counts = _window_counts(seconds, config, max_audio_s)
+    columns = {
+        **{name: rows[name] for name in _ROW_COLUMNS if name in rows.column_names},
+        "duration_s": pa.array(seconds),
+        "open_end": pc.is_null(rows["duration_s"]),
+        "window_count": pa.array(counts),
+        "window_s": pa.array(seconds / counts),
+        "place": _places(rows["uri"]),
+    }
+    filled = [columns.get(field.name, pa.nulls(rows.num_rows, field.type)) for field in ROWS_SCHEMA]
+    return pa.table(filled, schema=ROWS_SCHEMA)
+
+
+def in_plan_order(rows: pa.Table) -> pa.Table:
+    """Rows of ROWS_SCHEMA as a plan has them: longest windows first, equals by id. In one piece.
+
+    Rows that lie in Parquet come last, in the order in which they lie there: a worker reads a row group forward.
+    """
+    rows = rows.combine_chunks()  # `take` is slow on many
+    by_length = [("place", "ascending"), ("window_s", "descending"), ("id", "ascending")]
+    return rows.take(pc.sort_indices(rows, sort_keys=by_length))
+
+
+def _places(uris: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    if not pc.any(pc.match_substring(uris, "#group=")).as_py():
+        return pa.repeat("", len(uris))
+    found = pc.extract_regex(uris, ROW_PATTERN)
+    row = pc.utf8_lpad(pc.struct_field(found, "row"), 9, "0")
+    return pc.fill_null(pc.binary_join_element_wise(pc.struct_field(found, "group"), row, "&"), "")
+
+
+def plan_blocks(ordered: Iterable[pa.Table], config: PlanConfig, first_index: int = 0) -> Iterator[pa.Table]:
+    """The plan in pieces of whole shards, made as they are asked for. `ordered`: rows of ROWS_SCHEMA in the plan's order.
+
+    In memory are a piece and the shard that is being filled, however many rows come. Where the pieces begin has no say
+    in what the shards are: a shard is filled from its own first window on.
+    """
+    begun = None
+    for windows in _windows(ordered):
+        block = windows if begun is None else pa.concat_tables([begun, windows]).combine_chunks()
+        edges = np.append(_shard_starts(block["window_s"].to_numpy(), config), block.num_rows)
+        # The last shard may take more of what comes next.
+        begun, edges = block.slice(edges[-2]), edges[:-1]
+        if len(edges) > 1:
+            yield _with_shards(block.slice(0, edges[-1]), edges, first_index)
+            first_index += len(edges) - 1
+    if begun is not None:
+        yield _with_shards(begun, np.array([0, begun.num_rows]), first_index)
 
 
 def _window_counts(duration_s: _Floats, config: PlanConfig, max_audio_s: float) -> _Ints:
     counts = np.ceil(np.where(duration_s <= max_audio_s, duration_s, 0.0) / config.window_s)
     return np.maximum(counts, 1).astype(np.int32)
-
-
-def _lay_out(duration_s: _Floats, counts: _Ints, config: PlanConfig) -> tuple[_Ints, _Ints, _Ints]:
-    """Every window in the order of the plan, as its recording's place and its number there; and where shards begin."""
-    place = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
-    first = np.cumsum(counts, dtype=np.int32) - counts
-    nth = np.arange(len(place), dtype=np.int32) - np.repeat(first, counts)
-    lengths_s = duration_s / counts
-    # Stable: among equals the windows stay in the order of id and number.
-    longest_first = np.argsort(-lengths_s[place], kind="stable")
-    place, nth = place[longest_first], nth[longest_first]
-    return place, nth, _shard_starts(lengths_s[place], config)
 
 
 def _shard_starts(lengths_s: _Floats, config: PlanConfig) -> _Ints:
@@ -162,38 +196,37 @@ def _shard_starts(lengths_s: _Floats, config: PlanConfig) -> _Ints:
     return np.fromiter(fill(), np.int64)
 
 
-def _blocks(starts: _Ints, windows: int) -> Iterator[tuple[int, _Ints]]:
-    """Whole shards, about _BLOCK_WINDOWS windows at a time: the first shard's number, and the shards' edges."""
-    edges = np.append(starts, windows)
-    firsts = np.searchsorted(starts, np.arange(0, windows, _BLOCK_WINDOWS))
-    for first, stop in pairwise(np.unique(np.append(firsts, len(starts)))):
-        yield int(first), edges[first : stop + 1]
+def _windows(ordered: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The windows of the rows, _BLOCK_WINDOWS or fewer at a time: those of a row after each other, equally long."""
+    for rows in ordered:
+        counts = rows["window_count"].to_numpy()
+        row = np.repeat(np.arange(len(counts)), counts)
+        nth = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        for start in range(0, len(row), _BLOCK_WINDOWS):
+            block = slice(start, start + _BLOCK_WINDOWS)
+            yield _cut(rows.take(pa.array(row[block])), nth[block])
 
 
-def _windows(columns: pa.Table, rows: _Ints, counts: _Ints, nth: _Ints) -> pa.Table:
-    """Windows as a table: number `nth` of `counts` equal ones of each of `rows`."""
-    table = columns.take(pa.array(rows))
-    duration_s = table["duration_s"].to_numpy()
+def _cut(table: pa.Table, nth: _Ints) -> pa.Table:
+    """Rows, one per window, as windows: number `nth` of each row's."""
+    duration_s, counts = table["duration_s"].to_numpy(), table["window_count"].to_numpy()
     added = {
         "duration_s": pa.array(duration_s, mask=duration_s == 0),
         "window_index": pa.array(nth, pa.int32()),
-        "window_count": pa.array(counts, pa.int32()),
         "start_s": pa.array(duration_s * (nth / counts)),
         "end_s": pa.array(duration_s * ((nth + 1) / counts)),  # of the last: the duration itself
     }
     table = table.drop_columns("duration_s")
-    for name in {"size_bytes", "etag"} - set(table.column_names):
-        added[name] = pa.nulls(len(rows), PLAN_SCHEMA.field(name).type)
     for name, column in added.items():
         table = table.append_column(name, column)
-    return table
+    return table.combine_chunks()
 
 
 def _with_shards(windows: pa.Table, edges: _Ints, first_index: int) -> pa.Table:
     """The block as PLAN_SCHEMA: window rows with the number and the id of their shard."""
-    spelled = _spelled(windows)
-    offsets = np.frombuffer(spelled.buffers()[1], np.int32)
-    text = memoryview(spelled.buffers()[2])
+    joined = spelled(windows, _HASHED)
+    offsets = np.frombuffer(joined.buffers()[1], np.int32)
+    text = memoryview(joined.buffers()[2])
     ids = [
         f"{first_index + shard:05d}-{hashlib.sha256(text[offsets[start] : offsets[stop]]).hexdigest()[:8]}"
         for shard, (start, stop) in enumerate(pairwise(edges))
@@ -203,11 +236,11 @@ def _with_shards(windows: pa.Table, edges: _Ints, first_index: int) -> pa.Table:
     return windows.append_column("shard_id", pa.array(ids).take(pa.array(shard))).select(PLAN_SCHEMA.names)
 
 
-def _spelled(windows: pa.Table) -> pa.Array:
-    """Each window's _HASHED values as one string; floats by their bits, so that no printing can round them."""
+def spelled(table: pa.Table, names: Iterable[str]) -> pa.Array:
+    """Each row's values in some columns as one string; floats by their bits, so that no printing can round them."""
     columns = []
-    for name in _HASHED:
-        column = windows[name]
+    for name in names:
+        column = table[name]
         if pa.types.is_floating(column.type):
             column = pc.if_else(pc.is_valid(column), pa.array(column.to_numpy().view(np.int64)), None)
         elif pa.types.is_list(column.type):
@@ -253,6 +286,8 @@ def _recording_of(row: dict[str, Any]) -> Recording:
         offset_s=row["offset_s"],
         duration_s=row["duration_s"],
         language=row["language"],
+        task=row["task"],
+        target_language=row["target_language"],
         keywords=tuple(row["keywords"] or ()),
         reference_text=row["reference_text"],
         channel=row["channel"],
@@ -286,31 +321,3 @@ def add_totals(one: PlanTotals, other: PlanTotals) -> PlanTotals:
         by_language=add_shares(one.by_language, other.by_language),
         by_duration=add_shares(one.by_duration, other.by_duration),
     )
-
-
-def split_new(rows: pa.Table, known_ids: pa.ChunkedArray) -> pa.Table:
-    """The manifest rows whose ids no plan part has: what a grown manifest adds."""
-    return rows.filter(pc.invert(pc.is_in(rows["id"], value_set=known_ids)))
-
-
-def changed_rows(rows: pa.Table, planned: pa.Table, limit: int = 5) -> list[str]:
-    """Ids, at most `limit`, of rows that the manifest now gives otherwise than when they were planned.
-
-    Looks at uri, offset, duration, channel, language, keywords, reference and speakers. A row that is not planned, or a
-    planned one that the manifest has no more, is no change.
-    """
-    planned = planned.filter(pc.equal(planned["window_index"], 0))
-    where = pc.index_in(rows["id"], value_set=planned["id"])
-    rows, where = rows.filter(pc.is_valid(where)), where.drop_null()
-    # A probed duration is not the row's: there, the row still gives none.
-    given = pc.if_else(planned["open_end"], pa.scalar(None, pa.float64()), planned["duration_s"])
-    planned = planned.drop_columns("duration_s").append_column("duration_s", given)
-    changed = pa.array(np.zeros(rows.num_rows, bool))
-    for name in ("uri", "offset_s", "duration_s", "channel", "language", "keywords", "reference_text", "speakers"):
-        now, then = rows[name], planned[name].combine_chunks().take(where)
-        if pa.types.is_list(now.type):
-            now, then = pc.binary_join(now, "\x1e"), pc.binary_join(then, "\x1e")
-        same = pc.or_kleene(pc.equal(now, then), pc.and_(pc.is_null(now), pc.is_null(then)))
-        changed = pc.or_(changed, pc.invert(pc.fill_null(same, False)))
-    ids: list[str] = rows.filter(changed)["id"].slice(0, limit).to_pylist()
-    return ids

@@ -8,33 +8,38 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import PurePosixPath
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.audio.reader import AudioReader
 from pipeline.config import RunConfig
+from pipeline.drift import PLANNED_COLUMNS, PlannedRows
 from pipeline.engines.base import EngineSpec, describe_engine
 from pipeline.errors import DriftError
 from pipeline.metrics.cost import Expense, Terms, expected
-from pipeline.plan import PlanTotals, add_totals, changed_rows, plan_table, split_new, totals
+from pipeline.plan import PlanTotals, add_totals, plan_blocks, plan_rows
 from pipeline.prices import terms_of
 from pipeline.records import RunIdentity
 from pipeline.schema import SCHEMA_VERSION
-from pipeline.source.manifest import manifest_digest, manifest_roots, read_manifest
-from pipeline.source.probing import probe_missing
+from pipeline.source.manifest import MANIFEST_SCHEMA, manifest_digest, manifest_roots, read_manifest
+from pipeline.source.probing import probe_blocks
+from pipeline.spool import PlanSorter, RowFile, WorkingFolder
 from pipeline.store.ledger import Ledger, PlanPart
 from pipeline.store.objects import ObjectStore
+from pipeline.store.plan_file import PlanFile, write_plan_file
 
 Progress = Callable[[int, int], None]
+_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run with its plan. `new_windows` is the plan part that this call would add; empty when nothing is new."""
+    """A run with its plan. `new_windows` is the plan part that this call would add; None when nothing is new."""
 
     config: RunConfig
     spec: EngineSpec
@@ -42,7 +47,7 @@ class Run:
     roots: tuple[str, ...]
     ledger: Ledger
     existing: tuple[PlanPart, ...]
-    new_windows: pa.Table | None
+    new_windows: PlanFile | None
     digest: str
     terms: Terms
 
@@ -61,7 +66,7 @@ class Run:
         """What the plan holds, the new part included."""
         planned = [part.totals for part in self.existing]
         if self.new_windows is not None:
-            planned.append(totals(self.new_windows))
+            planned.append(self.new_windows.totals)
         return reduce(add_totals, planned, PlanTotals(0, 0, 0, 0.0, 0))
 
 
@@ -85,7 +90,10 @@ def open_ledger(config: RunConfig) -> Ledger:
 
 
 def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None, gone_ok: bool = False) -> Run:
-    """Check everything and work out what the plan lacks. Writes nothing. Raises RunError."""
+    """Check everything and work out what the plan lacks. Writes nothing. Raises RunError.
+
+    `gone_ok`: rows that were planned may be missing now, as audio that was removed is from a listing.
+    """
     spec = describe_engine(config.engine)
     terms = terms_of(config, spec)
     digest = manifest_digest(config.manifest, config.source)
@@ -97,14 +105,7 @@ def prepare(config: RunConfig, on_probe: Progress = lambda done, total: None, go
         _check_same_run(existing[0], config, spec)
     if existing and existing[-1].manifest_digest == digest:
         return Run(config, spec, identity, roots, ledger, existing, None, digest, terms)
-    rows = pa.concat_tables(read_manifest(config.manifest, config.source))
-    if existing:
-        rows = _only_new(rows, ledger, config, gone_ok)
-    first_index = sum(part.totals.shards for part in existing)
-    windows = None
-    if rows.num_rows:
-        probed = _probe(rows, config, roots, on_probe)
-        windows = plan_table(probed, config.plan, first_index, config.decode.max_audio_s)
+    windows = _new_part(config, ledger, existing, roots, on_probe, gone_ok)
     return Run(config, spec, identity, roots, ledger, existing, windows, digest, terms)
 
 
@@ -113,7 +114,6 @@ def write_plan(run: Run) -> Run:
     if run.new_windows is None:
         return run
     run.ledger.store.check_writable()
-    sums = totals(run.new_windows)
     part = run.ledger.add_plan_part(
         len(run.existing),
         run.new_windows,
@@ -123,11 +123,11 @@ def write_plan(run: Run) -> Run:
             "fingerprint": run.config.fingerprint(),
             "schema_version": SCHEMA_VERSION,
             "model_revision": run.spec.revision,
-            "totals": sums,
-            "expected": asdict(expected(sums.audio_s, run.terms, run.config.runtime.engine_workers)),
+            "expected": asdict(expected(run.new_windows.totals.audio_s, run.terms, run.config.runtime.engine_workers)),
             "config": run.config.text_settings(),
         },
     )
+    run.new_windows.folder.remove()  # now, for it may be large: not at the end of the run
     return replace(run, existing=(*run.existing, part), new_windows=None)
 
 
@@ -144,25 +144,61 @@ def _check_same_run(first: PlanPart, config: RunConfig, spec: EngineSpec) -> Non
         )
 
 
-def _only_new(rows: pa.Table, ledger: Ledger, config: RunConfig, gone_ok: bool) -> pa.Table:
-    planned = ledger.planned_windows()
-    changed = changed_rows(rows, planned)
+def _new_part(
+    config: RunConfig,
+    ledger: Ledger,
+    existing: Sequence[PlanPart],
+    roots: tuple[str, ...],
+    on_probe: Progress,
+    gone_ok: bool,
+) -> PlanFile | None:
+    """The plan of the rows that no plan part has, on the local disk; None where there are none.
+
+    The manifest streams by, once: rows that give their length go to be sorted, the others to be probed when all is read and
+    found good. In memory are a block of rows and some bytes of each row (`spool`, `drift`), however many there are.
+    """
+    folder = WorkingFolder()
+    sorter = PlanSorter(folder.path / "sorted.arrow")
+    unknown = RowFile(folder.path / "unknown.arrow", MANIFEST_SCHEMA)
+
+    def sort(rows: pa.Table) -> None:
+        sorter.add(plan_rows(rows, config.plan, config.decode.max_audio_s))
+
+    rows = read_manifest(config.manifest, config.source)
+    for table in _only_new(rows, ledger, existing, config, gone_ok) if existing else rows:
+        sort(table.filter(pc.is_valid(table["duration_s"])))
+        unknown.add(table.filter(pc.is_null(table["duration_s"])))
+    if unknown.rows:
+
+        def open_reader() -> AudioReader:
+            return AudioReader(config.decode, config.source, roots)
+
+        for table in probe_blocks(unknown, unknown.rows, open_reader, config.plan.probe_workers, on_probe):
+            sort(table)
+    if not sorter.rows:
+        return None
+    first_index = sum(part.totals.shards for part in existing)
+    return write_plan_file(plan_blocks(sorter.ordered(), config.plan, first_index), folder)
+
+
+def _only_new(
+    rows: Iterable[pa.Table], ledger: Ledger, existing: Sequence[PlanPart], config: RunConfig, gone_ok: bool
+) -> Iterator[pa.Table]:
+    """The rows that are not planned. Raises DriftError, when all have come by, if planned ones are otherwise or gone."""
+    known = PlannedRows(ledger.planned_windows(PLANNED_COLUMNS), sum(part.totals.recordings for part in existing))
+    changed: list[str] = []
+    for table in rows:
+        new, otherwise = known.new(table)
+        changed += otherwise.slice(0, _SHOWN - len(changed)).to_pylist()
+        yield new
     if changed:
-        shown = ", ".join(repr(name) for name in changed[:3])
+        shown = ", ".join(repr(name) for name in changed)
         raise DriftError(
             f"The manifest {config.manifest} has changed rows that run {run_id(config)} has planned (such as {shown}); "
             "restore them, or give this run another `name`."
         )
-    if not gone_ok and split_new(planned, rows["id"]).num_rows:
+    if not gone_ok and known.missing:
         raise DriftError(
             f"The manifest {config.manifest} lacks rows that run {run_id(config)} has planned; "
             "if it is another archive, give this run another `name`, else restore them."
         )
-    return split_new(rows, planned["id"])
-
-
-def _probe(rows: pa.Table, config: RunConfig, roots: tuple[str, ...], on_probe: Progress) -> pa.Table:
-    def open_reader() -> AudioReader:
-        return AudioReader(config.decode, config.source, roots)
-
-    return probe_missing(rows, open_reader, config.plan.probe_workers, on_probe)

@@ -23,7 +23,7 @@ from pipeline.config import EngineConfig, RunConfig
 from pipeline.engines.base import EngineSpec, describe_engine
 from pipeline.engines.requests import Wish, primary_language, shortfall
 from pipeline.errors import ConfigError, RunError
-from pipeline.plan import PLAN_SCHEMA, plan_table, totals
+from pipeline.plan import PLAN_SCHEMA, plan_table
 from pipeline.prepare import Progress, Run, open_ledger, run_id, run_uri
 from pipeline.prices import terms_of
 from pipeline.records import RunIdentity, Transcript
@@ -33,6 +33,7 @@ from pipeline.schema import SCHEMA_VERSION, transcript_of
 from pipeline.source.manifest import manifest_roots
 from pipeline.source.probing import PROBE_FIELDS, probe_missing
 from pipeline.store.ledger import Ledger
+from pipeline.store.plan_file import PlanFile, write_plan_file
 from pipeline.store.retries import has_any, list_retries, retry_ledger
 from pipeline.store.snapshot import Snapshot, finalize, latest_snapshot
 from pipeline.text.choice import MENDABLE, WEIGHTS
@@ -93,7 +94,7 @@ def prepare_retry(config: RunConfig, on_probe: Progress = lambda done, total: No
     identity = RunIdentity(of_base["run_id"], decoding, spec.name, spec.model, spec.revision)
     roots = manifest_roots(config.manifest, config.source)
 
-    def planned(retry_id: str, windows: pa.Table | None) -> PlannedRetry:
+    def planned(retry_id: str, windows: PlanFile | None) -> PlannedRetry:
         ledger = retry_ledger(base.store, retry_id)
         existing = () if windows is not None else tuple(ledger.plan_parts())
         run = Run(second, spec, identity, roots, ledger, existing, windows, settings, terms)
@@ -103,13 +104,15 @@ def prepare_retry(config: RunConfig, on_probe: Progress = lambda done, total: No
     for retry in list_retries(base.store):
         if retry.plan.fingerprint == settings and retry.id not in merged:
             return planned(retry.id, None)
-    rows = _rows(_selected(base, snapshot, second, _tried(base, snapshot, decoding), spec.max_chunk_s), base)
+    selected = _selected(base, snapshot, second, _tried(base, snapshot, decoding), spec.max_chunk_s)
+    rows = _rows(selected, base, Wish.of_config(config.engine))
     if not rows.num_rows:
         return None
     _check_languages(rows, second, spec)
     plan = second.plan.model_copy(update={"shard_s": config.retry.shard_s})
     probed = _probed(rows, second, roots, on_probe)
-    return planned(f"{snapshot.number:05d}-{settings}", plan_table(probed, plan, 0, config.decode.max_audio_s))
+    windows = write_plan_file([plan_table(probed, plan, 0, config.decode.max_audio_s)])
+    return planned(f"{snapshot.number:05d}-{settings}", windows)
 
 
 def execute_retry(
@@ -213,10 +216,11 @@ def _tried(base: Ledger, snapshot: Snapshot, decoding: str) -> Tried:
     return found
 
 
-def _rows(selected: Iterable[tuple[str, Stretch]], base: Ledger) -> pa.Table:
+def _rows(selected: Iterable[tuple[str, Stretch]], base: Ledger, asked: Wish) -> pa.Table:
     """The stretches as rows that can be planned: what the plan knows of their recordings, at another place.
 
-    `extra` says where a stretch lies: "recording", "start_s" and, but for a whole recording, "end_s"; "channel" of a split one.
+    `extra` says where a stretch lies: "recording", "start_s" and, but for a whole recording, "end_s"; "channel" of a split
+    one. `asked`: what the run's config asks for rows that say nothing else: a second engine translates into the same language.
     """
     ids, stretches = list[str](), list[Stretch]()
     for recording_id, stretch in selected:
@@ -232,6 +236,8 @@ def _rows(selected: Iterable[tuple[str, Stretch]], base: Ledger) -> pa.Table:
         "offset_s": pc.add(rows["offset_s"], pa.array([stretch.start_s for stretch in stretches], pa.float64())),
         "duration_s": pc.if_else(whole, given_s, pa.array(lengths_s, pa.float64())),
         "channel": pc.coalesce(pa.array([stretch.channel for stretch in stretches], pa.int32()), rows["channel"]),
+        "task": pc.fill_null(rows["task"], asked.task),
+        "target_language": _targets(rows, asked),
         "reference_text": pa.nulls(len(ids), pa.string()),
         "extra": pa.array([_place(*one) for one in zip(ids, stretches, strict=True)], PLAN_SCHEMA.field("extra").type),
         "size_bytes": pc.if_else(whole, None, rows["size_bytes"]),  # another object may lie there now
@@ -240,6 +246,11 @@ def _rows(selected: Iterable[tuple[str, Stretch]], base: Ledger) -> pa.Table:
     for name, column in columns.items():
         rows = rows.set_column(rows.schema.get_field_index(name), name, column)
     return rows
+
+
+def _targets(rows: pa.Table, asked: Wish) -> pa.ChunkedArray:
+    translated = pc.equal(pc.fill_null(rows["task"], asked.task), "translate")
+    return pc.if_else(translated, pc.fill_null(rows["target_language"], asked.target), None)
 
 
 def _numbered(ids: list[str]) -> Iterator[str]:
@@ -273,19 +284,16 @@ def _probed(rows: pa.Table, config: RunConfig, roots: tuple[str, ...], on_probe:
 
 def _check_languages(rows: pa.Table, second: RunConfig, spec: EngineSpec) -> None:
     """Raises ConfigError when the engine cannot serve a stretch: half a retry is found out too late."""
-    spoken = pc.fill_null(rows["language"], second.engine.language) if second.engine.language else rows["language"]
-    for language, count in zip(*(column.to_pylist() for column in _counted(spoken)), strict=True):
-        lack = shortfall(Wish.of(second.engine.task, language), spec)
+    asked = Wish.of_config(second.engine)
+    wishes = rows.group_by(["language", "task", "target_language"]).aggregate([([], "count_all")])
+    for row in wishes.to_pylist():
+        count = row["count_all"]
+        lack = shortfall(asked.of_row(row["task"], row["language"], row["target_language"]), spec)
         if lack:
             raise ConfigError(
                 f"{count} of {rows.num_rows} stretches cannot be heard again: the engine {lack}; "
                 "give another one, or say with retry.languages which recordings are meant."
             )
-
-
-def _counted(values: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
-    counts = pc.value_counts(values)
-    return counts.field("values"), counts.field("counts")
 
 
 def _write_plan(retry: PlannedRetry) -> Run:
@@ -299,7 +307,6 @@ def _write_plan(retry: PlannedRetry) -> Run:
         "fingerprint": run.digest,
         "schema_version": SCHEMA_VERSION,
         "model_revision": run.spec.revision,
-        "totals": totals(run.new_windows),
         "config": {
             **run.config.text_settings(),
             "guard": _guard(run.config),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -17,7 +16,15 @@ from hypothesis import strategies as st
 
 from pipeline import plan
 from pipeline.config import PlanConfig
-from pipeline.plan import PLAN_SCHEMA, changed_rows, plan_blocks, plan_table, shards_of, split_new, totals
+from pipeline.plan import (
+    PLAN_SCHEMA,
+    in_plan_order,
+    plan_blocks,
+    plan_rows,
+    plan_table,
+    shards_of,
+    totals,
+)
 from pipeline.records import Shard
 from pipeline.source.manifest import MANIFEST_SCHEMA
 
@@ -95,27 +102,12 @@ def test_windows_of_a_recording_stay_together(rows: list[dict[str, Any]]) -> Non
     assert len(runs) == len(set(runs))
 
 
-@given(ROWS, st.integers(0, 40))
-@settings(max_examples=50, deadline=None)
-def test_a_grown_manifest_adds_a_plan_part_with_the_new_rows(rows: list[dict[str, Any]], known: int) -> None:
-    old = plan_table(table(rows[:known]), CONFIG)
-    new = plan_table(split_new(table(rows), old["id"]), CONFIG, first_index=totals(old).shards)
-    both = Counter(
-        zip(*(old[name].to_pylist() + new[name].to_pylist() for name in ("id", "window_index")), strict=True)
-    )
-    whole = plan_table(table(rows), CONFIG)
-    assert both == Counter(zip(whole["id"].to_pylist(), whole["window_index"].to_pylist(), strict=True))
-    assert set(both.values()) <= {1}
-    assert not set(old["shard_id"].to_pylist()) & set(new["shard_id"].to_pylist())
-    assert changed_rows(table(rows), old) == []
-
-
 @given(ROWS, st.integers(1, 9))
 @settings(max_examples=50, deadline=None)
 def test_blocks_are_whole_shards_and_change_nothing(rows: list[dict[str, Any]], size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "_BLOCK_WINDOWS", size)
-        blocks = list(plan_blocks(table(rows), CONFIG))
+        blocks = list(plan_blocks([in_plan_order(plan_rows(table(rows), CONFIG))], CONFIG))
     assert all(block.schema.equals(PLAN_SCHEMA) for block in blocks)
     shards = [shard.shard_id for block in blocks for shard in shards_of(block)]
     assert shards == [shard.shard_id for shard in planned(rows)]
@@ -164,7 +156,6 @@ def test_probed_durations_leave_the_end_open() -> None:
     }
     sums = totals(windows)
     assert (sums.recordings, sums.windows, sums.shards, sums.audio_s, sums.unknown) == (3, 4, 2, 80.0, 1)
-    assert changed_rows(rows, windows) == []
 
 
 def test_rows_of_unknown_length_are_not_heaped_into_one_shard() -> None:
@@ -206,22 +197,6 @@ def test_a_shard_id_stands_for_the_version_of_the_object(name: str) -> None:
     values = {"size_bytes": ([1], [2]), "etag": (["a"], ["b"])}[name]
     ids = {plan_table(rows.append_column(name, pa.array(value)), CONFIG)["shard_id"][0].as_py() for value in values}
     assert len(ids) == 2
-
-
-@pytest.mark.parametrize("name", [name for name in CHANGES if name != "id"])
-def test_drift_is_seen(name: str) -> None:
-    rows = [row(f"r{i}", 50.0, language="en", keywords=["a"]) for i in range(9)]
-    windows = plan_table(table(rows), CONFIG)
-    changed = [{**r, name: CHANGES[name]} if i in (3, 5) else r for i, r in enumerate(rows)]
-    assert sorted(changed_rows(table([row("new", 1.0), *reversed(changed)]), windows)) == ["r3", "r5"]
-    assert len(changed_rows(table([{**r, name: CHANGES[name]} for r in rows]), windows)) == 5
-
-
-def test_a_duration_that_comes_or_goes_is_drift() -> None:
-    given_row, bare = [row("r", 10.0)], [row("r", None)]
-    probed = table(bare).append_column("probe_duration_s", pa.array([10.0]))
-    assert changed_rows(table(given_row), plan_table(probed, CONFIG)) == ["r"]
-    assert changed_rows(table(bare), plan_table(table(given_row), CONFIG)) == ["r"]
 
 
 def test_shards_of_some_shards() -> None:

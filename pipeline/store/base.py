@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from pipeline.errors import StoreError
@@ -55,8 +56,8 @@ class Folder(Protocol):
         """Whether there is an object."""
         ...
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
-        """Publish in one atomic step; False when another object stands there."""
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        """Publish bytes, or a local file's, in one atomic step; False when another object stands there."""
         ...
 
     def open_file(self, key: str) -> BinaryIO:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from tempfile import SpooledTemporaryFile
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -25,21 +26,13 @@ import pyarrow.parquet as pq
 from pipeline.errors import DriftError, StoreError
 from pipeline.plan import PLAN_SCHEMA, PlanTotals, shards_of
 from pipeline.records import Shard
+from pipeline.spool import on_local_disk
 from pipeline.store.objects import ObjectStore
-from pipeline.store.parts import list_parts, table_of
+from pipeline.store.parts import list_parts
+from pipeline.store.plan_file import ENTRIES, PlanFile
 
-# Shards are read back a row group at a time; a footer of 100 000 row groups would cost more than the rows.
-_WINDOWS_PER_ROW_GROUP = 5_000
-
-ENTRIES = pa.schema(
-    [
-        ("shard_id", pa.string()),
-        ("plan_key", pa.string()),
-        ("row_group", pa.int32()),
-        ("windows", pa.int32()),
-        ("audio_s", pa.float64()),
-    ]
-)
+# A plan up to this size is checked in memory, a larger one in a file on the local disk.
+_IN_MEMORY_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,54 +79,55 @@ class Ledger:
         keys = sorted(info.key for info in self.store.list("plan/") if info.key.endswith(".json"))
         return [_plan_part_of(self.store, key) for key in keys]
 
-    def add_plan_part(self, number: int, table: pa.Table, header: dict[str, Any]) -> PlanPart:
-        """Write plan part `number`: the number of parts there were when `table` was worked out.
+    def add_plan_part(self, number: int, plan: PlanFile, header: dict[str, Any]) -> PlanPart:
+        """Publish plan part `number`: the number of parts there were when `plan` was worked out.
 
         Raises DriftError when another driver has written another plan under this number meanwhile.
         """
-        data, group_rows = _plan_bytes(table)
-        digest = hashlib.sha256(data).hexdigest()
-        key = f"plan/{number:04d}-{digest[:12]}.parquet"
-        shards = _shards_bytes(table, key, group_rows)
+        key = f"plan/{number:04d}-{plan.sha256[:12]}.parquet"
+        shards = BytesIO()
+        pq.write_table(plan.entries_at(key), shards, compression="zstd")
         part = PlanPart(
             key=key,
-            sha256=digest,
+            sha256=plan.sha256,
             shards_key=key.replace(".parquet", ".shards.parquet"),
-            shards_sha256=hashlib.sha256(shards).hexdigest(),
+            shards_sha256=hashlib.sha256(shards.getbuffer()).hexdigest(),
+            totals=plan.totals,
             **header,
         )
-        self.store.put_if_absent(key, data)
-        self.store.put_if_absent(part.shards_key, shards)
+        self.store.put_if_absent(key, plan.path)
+        self.store.put_if_absent(part.shards_key, shards.getvalue())
         header_key = f"plan/{number:04d}.json"
         if self.store.put_if_absent(header_key, json.dumps(asdict(part), indent=1).encode()):
             return part
         theirs = _plan_part_of(self.store, header_key)
-        if theirs.sha256 != digest:
+        if theirs.sha256 != plan.sha256:
             raise DriftError(
                 "Another driver planned this run from another manifest meanwhile; run the same command again."
             )
         return theirs
 
-    def planned_windows(self, columns: list[str] | None = None) -> pa.Table:
-        """The whole plan, one row per window (or some of its columns)."""
-        tables = [table_of(self._checked(part.key, part.sha256), columns) for part in self.plan_parts()]
-        return pa.concat_tables(tables)
+    def planned_windows(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The whole plan, one row per window (or some of its columns), a row group in memory at a time."""
+        for part in self.plan_parts():
+            with self._checked(part.key, part.sha256) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group, columns=columns and list(columns))
 
     def planned_recordings(self, ids: pa.Array) -> pa.Table:
         """What the plan knows of some recordings: the first window of each, a row group in memory at a time."""
         found = [PLAN_SCHEMA.empty_table()]
-        for part in self.plan_parts():
-            file = pq.ParquetFile(BytesIO(self._checked(part.key, part.sha256)))
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group)
-                wanted = pc.and_(pc.equal(rows["window_index"], 0), pc.is_in(rows["id"], value_set=ids))
-                found.append(rows.filter(wanted))
+        for rows in self.planned_windows():
+            wanted = pc.and_(pc.equal(rows["window_index"], 0), pc.is_in(rows["id"], value_set=ids))
+            found.append(rows.filter(wanted))
         return pa.concat_tables(found, promote_options="default").combine_chunks()
 
     def entries(self) -> pa.Table:
         """One row of ENTRIES per planned shard, in plan order: where to find it and how long it is."""
-        tables = [table_of(self._checked(part.shards_key, part.shards_sha256)) for part in self.plan_parts()]
-        found = pa.concat_tables(tables) if tables else ENTRIES.empty_table()
+        found = ENTRIES.empty_table()
+        for part in self.plan_parts():
+            with self._checked(part.shards_key, part.shards_sha256) as file:
+                found = pa.concat_tables([found, file.read()])
         if pc.count_distinct(found["shard_id"]).as_py() != found.num_rows:
             raise StoreError(f"The plan at {self.store} holds a shard twice; give this run another `name`.")
         return found
@@ -145,16 +139,22 @@ class Ledger:
 
     def shards(self) -> Iterator[Shard]:
         """Every planned shard in order, a row group in memory at a time."""
-        for part in self.plan_parts():
-            file = pq.ParquetFile(BytesIO(self._checked(part.key, part.sha256)))
-            for group in range(file.num_row_groups):
-                yield from shards_of(file.read_row_group(group))
+        for rows in self.planned_windows():
+            yield from shards_of(rows)
 
-    def _checked(self, key: str, sha256: str) -> bytes:
-        data = self.store.get(key)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise StoreError(f"The plan {key} is not the one that was written; give the run another name.")
-        return data
+    @contextmanager
+    def _checked(self, key: str, sha256: str) -> Iterator[pq.ParquetFile]:
+        """A file of the plan, once all its bytes are those that were written."""
+        with SpooledTemporaryFile(_IN_MEMORY_BYTES) as file:
+            digest = hashlib.sha256()
+            for block in self.store.blocks(key):
+                digest.update(block)
+                with on_local_disk():
+                    file.write(block)
+            if digest.hexdigest() != sha256:
+                raise StoreError(f"The plan {key} is not the one that was written; give the run another name.")
+            file.seek(0)
+            yield pq.ParquetFile(file)
 
     def sessions(self) -> list[Session]:
         """What was recorded of earlier and this run's sessions."""
@@ -205,46 +205,3 @@ def read_json(store: ObjectStore, key: str) -> dict[str, Any]:
 def _plan_part_of(store: ObjectStore, key: str) -> PlanPart:
     header = read_json(store, key)
     return PlanPart(**{**header, "totals": PlanTotals(**header["totals"])})
-
-
-def _plan_bytes(table: pa.Table) -> tuple[bytes, list[int]]:
-    """Parquet bytes with row groups that end where shards end, and the rows of each group."""
-    buffer = BytesIO()
-    ids = table["shard_id"].combine_chunks()
-    group_rows = []
-    with pq.ParquetWriter(buffer, table.schema, compression="zstd") as writer:
-        start = 0
-        while start < table.num_rows:
-            stop = min(start + _WINDOWS_PER_ROW_GROUP, table.num_rows)
-            while stop < table.num_rows and ids[stop] == ids[stop - 1]:
-                stop += 1
-            writer.write_table(table.slice(start, stop - start), row_group_size=stop - start)
-            group_rows.append(stop - start)
-            start = stop
-    return buffer.getvalue(), group_rows
-
-
-def _shards_bytes(table: pa.Table, plan_key: str, group_rows: list[int]) -> bytes:
-    """Parquet bytes of ENTRIES."""
-    starts = np.cumsum([0, *group_rows[:-1]])
-    groups = zip(starts.tolist(), group_rows, strict=True)
-    entries = [_entries_of(table.slice(start, rows), plan_key, group) for group, (start, rows) in enumerate(groups)]
-    buffer = BytesIO()
-    pq.write_table(pa.concat_tables(entries or [ENTRIES.empty_table()]), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _entries_of(windows: pa.Table, plan_key: str, row_group: int) -> pa.Table:
-    """One row per shard, whose windows lie together. Not by `group_by`: where its hashes collide, groups change places."""
-    ids = windows["shard_id"].combine_chunks()
-    seconds = pc.subtract(windows["end_s"], windows["start_s"]).to_numpy()
-    is_first = pc.not_equal(ids[1:], ids[:-1]).to_numpy(zero_copy_only=False)
-    starts = np.flatnonzero(np.append(len(ids) > 0, is_first))
-    columns = [
-        ids.take(pa.array(starts)),
-        pa.repeat(pa.scalar(plan_key), len(starts)),
-        pa.repeat(pa.scalar(row_group, pa.int32()), len(starts)),
-        pa.array(np.diff(starts, append=len(ids)), pa.int32()),
-        pa.array(np.add.reduceat(seconds, starts), pa.float64()),
-    ]
-    return pa.table(columns, schema=ENTRIES)

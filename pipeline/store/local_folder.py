@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from uuid import uuid4
 from pipeline.errors import StoreError
 from pipeline.store.base import ObjectInfo, checked_range, is_key
 
+_COPY_BYTES = 2**20
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 
 
@@ -65,14 +67,18 @@ class LocalFolder:
         """Whether there is a file."""
         return (self._root / key).is_file()
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         """Write, fsync, link. With `conditional_put` off (no hard links on the file system): rename over what is there."""
         path = self._root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{uuid4().hex}.tmp")
         try:
             with temporary.open("xb") as file:
-                file.write(data)
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file, _COPY_BYTES)
+                else:
+                    file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
             if not self._give_name(temporary, path):

@@ -19,7 +19,7 @@ import fsspec
 from pipeline.config import StoreConfig
 from pipeline.errors import StoreAwayError, StoreError, StoreRefusedError
 from pipeline.store.base import Folder, ObjectInfo, StoreKeyMissing, is_key
-from pipeline.store.download import download
+from pipeline.store.download import RANGE_BYTES, download
 from pipeline.store.local_folder import LocalFolder
 from pipeline.store.patience import ATTEMPTS, persist, says_full, says_read_only, says_refused
 from pipeline.store.remote_folder import RemoteFolder
@@ -84,6 +84,13 @@ class ObjectStore:
         with self._one_sentence("read", key):
             return self._folder.get(key)
 
+    def blocks(self, key: str) -> Iterator[bytes]:
+        """The whole object, in order, a few megabytes at a time. Raises StoreKeyMissing."""
+        _check_key(key)
+        with self._one_sentence("read", key), self._folder.open_file(key) as file:
+            while block := file.read(RANGE_BYTES):
+                yield block
+
     def get_range(self, key: str, start: int, end: int) -> bytes:
         """The bytes [start, end) of an object that is at least that long. Raises StoreKeyMissing."""
         _check_key(key)
@@ -115,8 +122,10 @@ class ObjectStore:
         with self._one_sentence("read", key):
             return self._folder.exists(key)
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         """Publish `data` under a free key in one atomic step. True: this call wrote it; False: the key was taken.
+
+        A path is a local file, whose bytes are meant; on disks and S3 they are never in memory as a whole.
 
         Errors that leave it open whether the object was written are settled here: tried again, and if the key is then taken
         by the same bytes, they are ours. With `store.conditional_put: false` two writers may both see True, and the last one's

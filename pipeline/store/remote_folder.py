@@ -6,6 +6,7 @@ import io
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipeline.store.base import ObjectInfo, checked_range, is_key
@@ -72,8 +73,10 @@ class RemoteFolder:
         except FileNotFoundError:
             return False
 
-    def put_if_absent(self, key: str, data: bytes) -> bool:
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         """One conditional put. "Taken" after an attempt of ours that ended unclear may be our own object: its bytes tell."""
+        if isinstance(data, Path):
+            data = data.read_bytes()  # file systems do not agree on how a file is put on a condition
         if not self._conditional_put:
             return self._put_if_not_seen(key, data)
         attempts = 0

@@ -8,13 +8,14 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.config import PlanConfig, RunConfig, StoreConfig
-from pipeline.plan import plan_table, totals
+from pipeline.plan import plan_table
 from pipeline.records import EngineStats, Failure, RunIdentity, Segment, Shard, Span, Transcript, Window
 from pipeline.schema import SCHEMA_VERSION, transcripts_table
 from pipeline.source.rows import MANIFEST_SCHEMA
 from pipeline.store.ledger import Ledger
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import encode_part, publish_part
+from pipeline.store.plan_file import write_plan_file
 
 IDENTITY = RunIdentity("made-0", "0", "fake", "fake", "1")
 CONFIG = RunConfig(manifest="m.jsonl", output="out")
@@ -46,7 +47,7 @@ def add_plan(ledger: Ledger, durations_s: dict[str, float], first_index: int) ->
         "model_revision": "1",
         "config": {},
     }
-    ledger.add_plan_part(len(ledger.plan_parts()), table, {**header, "totals": totals(table)})
+    ledger.add_plan_part(len(ledger.plan_parts()), write_plan_file([table]), header)
 
 
 def row(window: Window, failed: bool = False) -> Transcript:

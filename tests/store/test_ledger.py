@@ -8,7 +8,7 @@ import pytest
 from made_runs import add_plan, made_run, part_bytes, publish_all
 
 from pipeline.errors import StoreError
-from pipeline.store import ledger as ledger_module
+from pipeline.store import plan_file
 from pipeline.store.ledger import Ledger, Session, ShardReader
 from pipeline.store.parts import publish_part
 
@@ -27,7 +27,7 @@ def test_todo_is_the_plan_minus_the_parts(tmp_path: Path) -> None:
 
 
 def test_a_worker_reads_any_shard_by_its_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_WINDOWS_PER_ROW_GROUP", 3)
+    monkeypatch.setattr(plan_file, "_WINDOWS_PER_ROW_GROUP", 3)
     ledger = made_run(tmp_path, RECORDINGS)
     shards = {shard.shard_id: shard for shard in ledger.shards()}
     entries = ledger.entries().select(["shard_id", "plan_key", "row_group"]).to_pylist()
@@ -52,7 +52,7 @@ def test_a_plan_part_that_is_added_keeps_the_old_shards(tmp_path: Path) -> None:
     after = list(ledger.shards())
     assert [shard.shard_id for shard in after[: len(before)]] == before
     assert [window.recording.id for window in after[-1].windows] == ["new"]
-    assert len(ledger.planned_windows()) == sum(len(shard.windows) for shard in after)
+    assert sum(map(len, ledger.planned_windows())) == sum(len(shard.windows) for shard in after)
 
 
 def test_a_plan_that_was_tampered_with_is_refused(tmp_path: Path) -> None:

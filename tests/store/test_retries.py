@@ -12,13 +12,14 @@ import pytest
 from made_runs import CONFIG, IDENTITY, PLAN, made_run, part_bytes, publish_all, row
 
 from pipeline.errors import StoreError
-from pipeline.plan import plan_table, totals
+from pipeline.plan import plan_table
 from pipeline.records import EngineStats, RunIdentity, Segment, Shard, Transcript
 from pipeline.schema import SCHEMA_VERSION, transcripts_table
 from pipeline.source.rows import MANIFEST_SCHEMA
 from pipeline.store.ledger import Ledger
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import encode_part, part_key, publish_part
+from pipeline.store.plan_file import write_plan_file
 from pipeline.store.retries import RETRIES, finished_retries, has_any, list_retries, retry_ledger
 from pipeline.store.snapshot import Snapshot, finalize
 from pipeline.store.verify import verify
@@ -58,9 +59,9 @@ def add_retry(
     plan = plan_table(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), PLAN)
     header: dict[str, Any] = dict.fromkeys(["manifest", "manifest_digest", "fingerprint", "model_revision"], "x")
     config = {"engine": {"name": "other", "model": "model"}, "guard": {"min_coverage": 0.0, "min_gain": 0.05}}
-    header |= {"schema_version": SCHEMA_VERSION, "totals": totals(plan), "config": config}
+    header |= {"schema_version": SCHEMA_VERSION, "config": config}
     retry = retry_ledger(ledger.store, retry_id)
-    retry.add_plan_part(0, plan, header)
+    retry.add_plan_part(0, write_plan_file([plan]), header)
     for shard in retry.shards() if publish else ():
         made = []
         for window in shard.windows:
