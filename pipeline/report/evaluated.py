@@ -122,7 +122,7 @@ def _rate(share: float | None) -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None or high is None else f"{100 * low:.2f}–{100 * high:.2f}"
+    return "–" if low is None or high is None else f"{100 * low:.1f}–{100 * high:.1f}"
 
 
 def _speed(rtfx: float | None) -> str:
