@@ -137,7 +137,8 @@ def located(doubts: Sequence[Doubt], batches: Iterable[pa.RecordBatch]) -> list[
 def _weights(flags: pa.Array) -> npt.NDArray[np.float64]:
     places = pc.fill_null(pc.index_in(flags, value_set=pa.array(list(WEIGHTS))), len(WEIGHTS))
     values: npt.NDArray[np.float64] = np.array([*WEIGHTS.values(), 1.0])  # an engine's own flag weighs little
-    return np.take(values, places.to_numpy(zero_copy_only=False))
+    found: npt.NDArray[np.float64] = values[places.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def _doubts(rows: pa.RecordBatch) -> Iterator[Doubt]:

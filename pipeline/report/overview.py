@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,7 +161,7 @@ def _shares_table(totals: dict[str, Any]) -> Markup:
         rows.append(["drafts kept", percent(drafts / totals["engine_audio_s"]), "of the speech"])
     if tokens:
         rows.append(["tokens foretold", percent(totals["foretold_tokens"] / tokens), "of those with a draft to check"])
-    fields = [Field("share"), Field("", "number"), Field("of what")]
+    fields = [Field("what"), Field("how much", "number"), Field("of what")]
     return table(fields, rows, "What the time went into")
 
 
@@ -171,16 +172,17 @@ def _waiting(facts: Facts) -> Markup:
     wall_s = intervals[-1].end_s
     ticks = _time_ticks(wall_s)
     marks = [Mark(border / wall_s, "") for border in facts.waiting.borders_s]
+    highest = max(one.busy + one.waiting for one in intervals)
+    workers = max(session["engine_workers"] for session in facts.run["sessions"])
+    scale = workers if highest <= 1.1 * workers else nice_scale(highest)  # clocks are not exact to the last second
+    longest = max(1, math.ceil(max(one.in_line for one in intervals)))
     engines = [
         Column(
-            (("busy", one.busy), ("idle", one.waiting)), f"{_when(one)}: {one.busy:.2f} at work, {one.waiting:.2f} idle"
+            (("busy", min(one.busy, scale)), ("idle", min(one.waiting, scale - min(one.busy, scale)))), _at_work(one)
         )
         for one in intervals
     ]
     line = [Column((("queue", one.in_line),), f"{_when(one)}: {one.in_line:.2f} in line") for one in intervals]
-    highest = max(bar.height for bar in engines)
-    longest = max(bar.height for bar in line)
-    engine_scale, line_scale = nice_scale(highest), nice_scale(longest)
     legend = element(
         "ul", element("li", swatch("busy"), " at work"), element("li", swatch("idle"), " waiting"), class_="legend"
     )
@@ -192,8 +194,8 @@ def _waiting(facts: Facts) -> Markup:
                 engines,
                 ticks,
                 "engine workers at work and waiting, over wall time",
-                f"{engine_scale:g}",
-                engine_scale,
+                f"{scale:g}",
+                scale,
                 marks,
             ),
             legend,
@@ -204,14 +206,18 @@ def _waiting(facts: Facts) -> Markup:
                 line,
                 ticks,
                 "decoded shards that wait for an engine, over wall time",
-                f"{line_scale:g}",
-                line_scale,
+                count(longest),
+                longest,
                 marks,
             ),
         ),
         numbers(_intervals_table(intervals)),
         note(f"{plural(lost, 'shard')} noted no time, or one in no session, and cannot be placed.") if lost else None,
     )
+
+
+def _at_work(one: Interval) -> str:
+    return f"{_when(one)}: {one.busy:.2f} at work, {one.waiting:.2f} idle"
 
 
 def _when(one: Interval) -> str:
