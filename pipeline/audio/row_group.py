@@ -84,9 +84,10 @@ class Opened:
             starts = [column.dictionary_page_offset]
         self._guard.watch(starts[0], starts[0] + column.total_compressed_size)
         # One row at a time: a dictionary could make any number of values out of one.
-        return self._file.iter_batches(
+        values: Iterator[pa.RecordBatch] = self._file.iter_batches(
             batch_size=1, row_groups=[row.group], columns=[column.path_in_schema], use_threads=False
         )
+        return values
 
 
 def open_parquet(handle: Any, size: int) -> pq.ParquetFile:

@@ -157,7 +157,7 @@ def _tarred(uri: str, kind: str, config: SourceConfig) -> Manifest:
         found = list(uris())
         return _digest_of_states([*found, *map(tar_beside, found)] if kind == "shar" else found, config)
 
-    columns = {field: name for field, name in config.columns.items() if field != "uri"}
+    columns: Columns = {field: name for field, name in config.columns.items() if field != "uri"}
     noun, keys = ("line", KEYS) if kind == "shar" else ("sample", named_by(columns, TARRED_KEYS))
     return Manifest(uri, folder, noun, keys, read, digests)
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 ManifestFormat = Literal[
-    *("auto", "jsonl", "csv", "tsv", "parquet", "lhotse", "shar", "webdataset", "kaldi", "audiofolder", "listing")
+    "auto",
+    "jsonl",
+    "csv",
+    "tsv",
+    "parquet",
+    "lhotse",
+    "shar",
+    "webdataset",
+    "kaldi",
+    "audiofolder",
+    "listing",
 ]
 ManifestField = Literal[
-    *("id", "uri", "offset", "duration", "language", "task", "target_language", "keywords", "text", "channel", "speakers")
+    "id", "uri", "offset", "duration", "language", "task", "target_language", "keywords", "text", "channel", "speakers"
 ]

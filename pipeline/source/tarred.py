@@ -62,7 +62,7 @@ def shar_rows(uri: str, config: SourceConfig) -> Iterator[Item]:
         audio = _audio_of_cuts(ranges)
         number = bad_lines = skipped = 0
         try:
-            for number, item in json_rows(handle, lambda line, message: said.append((line, message))):
+            for number, item in json_rows(handle, lambda line, message, place="": said.append((line, message))):
                 bad_lines += len(said)
                 yield from said
                 said.clear()
