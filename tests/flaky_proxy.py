@@ -52,6 +52,7 @@ class FlakyProxy:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or every answer waits 40 ms for an acknowledgement
     proxy: FlakyProxy
 
     def _serve(self) -> None:

@@ -106,22 +106,27 @@ def archive_name(config: RunConfig) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-.") or "archive"
 
 
-def config_of(config: RunConfig, partition: Partition) -> RunConfig:
-    """The settings of a partition's run. Raises ConfigError where its name would be too long."""
+def config_of(config: RunConfig, partition: Partition, listed: bool = False) -> RunConfig:
+    """The settings of a partition's run. `listed`: it is known to be a listing, so nobody need look for manifests in it.
+
+    Raises ConfigError where its name would be too long.
+    """
     name = "-".join(filter(None, (archive_name(config), partition.key)))
     if len(name) > _MAX_NAME:
         raise ConfigError(f"The run {name!r} would have a name of over {_MAX_NAME} characters; give a shorter `name`.")
     only = dict(config.source.only)
     if partition.value is not None and config.backfill.column:
         only[config.backfill.column] = partition.value
-    source = config.source.model_copy(update={"min_age_s": config.backfill.min_age_s, "only": only})
+    changes = {"min_age_s": config.backfill.min_age_s, "only": only, **({"format": "listing"} if listed else {})}
+    source = config.source.model_copy(update=changes)
     return config.model_copy(update={"manifest": partition.manifest, "name": name, "source": source})
 
 
 def key_of(text: str) -> str:
     """A key made of any text: itself where it is short and plain, else what is plain of it and a hash."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+|\.\.+", "-", text).strip("-._")[:_MAX_KEY]
-    return plain if plain == text else f"{plain}-{hashlib.sha256(text.encode()).hexdigest()[:8]}".lstrip("-")
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+    return plain if plain and plain == text else f"{plain}-{digest[:8]}".lstrip("-")
 
 
 def day_of(text: str) -> date | None:

@@ -1,6 +1,6 @@
 """The cheap question before a partition is worked on: what is there, and is it what was there last time?
 
-A folder is asked for its listing, a manifest for its size and etag: one request or two, whatever was transcribed of it before.
+A folder is asked for its listing, a manifest for its size and etag: two or three requests, whatever was transcribed of it before.
 Nothing is opened but one growing manifest with `backfill.column`, which is streamed once when it has changed.
 """
 

@@ -88,7 +88,7 @@ def work_on(job: Job, config: RunConfig, budget_s: float | None, means: Means) -
     try:
         if job.trouble:
             raise job.trouble
-        made = config_of(config, job.partition)
+        made = config_of(config, job.partition, job.listed)
         done = _retried(job, made, means) if job.retry_only else _run(job, made, budget_s, means)
         done = replace(done, partition=name)
     except TooLong:

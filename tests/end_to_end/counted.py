@@ -26,9 +26,9 @@ def count_into(log: str, patch: Callable[[type, str, Any], None] = setattr) -> N
         os.write(handle, f"{what}\n".encode())
         os.close(handle)
 
-    def counted_hear(self: Any, chunk: Any) -> Any:
+    def counted_hear(self: Any, chunk: Any, *args: Any) -> Any:
         note(f"heard {hashlib.sha256(chunk.samples.tobytes()).hexdigest()[:12]}")
-        return hear(self, chunk)
+        return hear(self, chunk, *args)
 
     def counted_open(self: Any, location: Any, *args: Any) -> Any:
         note(f"opened {location.path}")

@@ -157,6 +157,7 @@ def test_what_is_killed_is_taken_over_and_resumed(archive: Path, tmp_path: Path,
     assert len(twice) <= 2, "more than the shard that was lost was heard again"
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_stopped_lets_go_and_one_that_slept_does_no_harm(archive: Path, tmp_path: Path) -> None:
     command = settings(archive, tmp_path / "out", **{"engine.options": "{batch_overhead_s: 1.0}"})
     asleep = start(tmp_path / "log", command)
@@ -205,6 +206,7 @@ def test_a_broken_partition_stops_no_other_and_failures_are_tried_again(tmp_path
     assert set(counts(log, "heard").values()) == {1}
 
 
+@pytest.mark.slow
 def test_failures_are_tried_again_as_often_as_asked(tmp_path: Path, log: Path) -> None:
     speech(tmp_path / "audio" / "good.wav", 1)
     (tmp_path / "audio" / "bad.wav").write_bytes(b"RIFF, and nothing more")
@@ -244,6 +246,7 @@ def test_one_manifest_by_a_column_is_read_once_and_then_passed_over(tmp_path: Pa
     assert set(counts(log, "opened")) == {str(tmp_path / "new.wav")}
 
 
+@pytest.mark.slow
 def test_limits_leave_the_rest_for_the_next_night(archive: Path, tmp_path: Path) -> None:
     command = settings(archive, tmp_path / "out")
     first = quarry("backfill", *command, "--max-partitions", "1", "backfill.order=newest")
@@ -268,6 +271,7 @@ def test_audio_that_is_still_uploaded_waits(archive: Path, tmp_path: Path) -> No
     assert "2 may still be written, 1 not there" in night.stdout
 
 
+@pytest.mark.slow
 def test_audio_that_was_removed_keeps_its_transcript(archive: Path, tmp_path: Path) -> None:
     command = settings(archive, tmp_path / "out")
     assert quarry("backfill", *command).returncode == 0
