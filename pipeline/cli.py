@@ -36,8 +36,8 @@ _COMMANDS = {
     "verify": "check that every planned row is there, once",
     "report": "rows by status, WER, RTFx, what failed; -o: a page with plots and audio to listen to",
     "export": "write the transcripts as SRT, VTT, TSV, JSON, CTM, RTTM, NeMo manifest, or pairs to train on",
-    "second-pass": "ask a language model about finished transcripts: summary, question or correction",
     "evaluate": "score an engine on datasets by the Open ASR leaderboard's protocol",
+    "second-pass": "ask a language model about finished transcripts: summary, question or correction",
 }
 _LOOKING = ("status", "verify", "report")  # at a run that exists
 _OVERRIDE = re.compile(r"[^/=]+=")  # what is none of these names a run: out/date=2026/x, ./a=b
@@ -59,6 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _look(arguments)
         config = load_config(arguments.config, [*arguments.overrides, *_option_settings(arguments)])
         name = "explain" if arguments.command == "run" and arguments.explain else arguments.command
+        if name == "validate":
+            with _stoppable():
+                return commands.validate(config, arguments.all, arguments.out)
         if name == "export":
             wanted = export_options(arguments)
             with _stoppable():
@@ -167,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--no-audio", dest="audio", action="store_false", help="leave the sound out of the page")
         if name == "status":
             sub.add_argument("--json", action="store_true", help="print it as JSON")
+        if name == "validate":
+            sub.add_argument("--all", action="store_true", help="print every problem, not the first of each kind")
+            sub.add_argument("-o", "--out", metavar="FILE", help="write every problem there, as JSON Lines")
         sub.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that override the file's")
         if name == "run":
             sub.add_argument(

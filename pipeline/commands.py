@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.engines.base import EngineSpec, describe_engine
-from pipeline.engines.languages import is_allowed
-from pipeline.engines.requests import Wish, knows_language, shortfall
+from pipeline.engines.base import describe_engine
 from pipeline.errors import RunError
 from pipeline.existing import ExistingRun, find_by_settings
 from pipeline.prepare import prepare, run_id, run_uri, write_plan
@@ -30,35 +28,29 @@ if TYPE_CHECKING:
     from pipeline.export.options import ExportOptions
     from pipeline.retry import PlannedRetry
     from pipeline.run import Outcome
-    from pipeline.source.manifest import Judge
     from pipeline.store.snapshot import Snapshot
     from pipeline.store.verify import Verdict
 
 
-def validate(config: RunConfig, settings: str) -> int:
-    """Check everything that can be checked without decoding or recognising."""
-    from pipeline.source.manifest import check_manifest
+def validate(config: RunConfig, all_rows: bool, out: str | None) -> int:
+    """Check everything that can be checked without decoding or recognising.
+
+    `all_rows`: print every problem as it is found, not the first ones; `out`: write every one there, as JSON Lines.
+    """
+    from pipeline.source.checking import Problem, check_manifest
+    from pipeline.validation import judge_of, problem_file, report_lines, told
 
     spec = describe_engine(config.engine)
-    report = check_manifest(config.manifest, config.source, _judge(config, spec))
-    print(
-        f"{config.manifest}: {report.rows} rows, {report.audio_s / 3600:.2f} h of known length, "
-        f"{report.rows_without_duration} without a duration, {report.rows_with_reference} with a reference; "
-        "the objects are not opened."
-    )
-    print(f"engine {spec.name}, model {spec.model}, revision {spec.revision}.")
-    for group in report.unserved:
-        print(
-            f"{group.rows} {'row' if group.rows == 1 else 'rows'}, the first in line {group.first_line}: {group.message}"
-        )
-    for problem in report.refused:
-        print(f"line {problem.line}: {problem.message} (it would fail as uri_refused)")
-    for problem in report.problems:
-        print(f"line {problem.line}: {problem.message}")
-    more = report.problem_count + report.refused_count - len(report.problems) - len(report.refused)
-    more += report.unserved_count - sum(group.rows for group in report.unserved)
-    if more:
-        print(f"… and {more} more.")
+    with problem_file(out, config) as write:
+
+        def tell(problem: Problem) -> None:
+            write(problem)
+            if all_rows:
+                print(told(problem))
+
+        report = check_manifest(config.manifest, config.source, judge_of(config, spec), tell)
+    for line in report_lines(report, spec, all_rows):
+        print(line)
     return 2 if report.problem_count or report.unserved_count else 0
 
 
@@ -167,7 +159,9 @@ def retry(config: RunConfig, settings: str) -> int:
     with _telling(config, "retry") as events:
         wanted = prepare_retry(config, _print_probe)
         if wanted is None:
-            nothing = f"Nothing to hear again in {run_id(config)}: no stretch is flagged, or these settings have decided it."
+            nothing = (
+                f"Nothing to hear again in {run_id(config)}: no stretch is flagged, or these settings have decided it."
+            )
             _print_result(config, nothing)
             events.finish(0, 0)
             return 0
@@ -285,23 +279,6 @@ def _print_left(outcome: Outcome) -> None:
         tries = outcome.run.config.runtime.task_retries + 1
         print(f"{lost} shards came back without a word: their worker ended {tries} times over.", file=sys.stderr)
     print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
-
-
-def _judge(config: RunConfig, spec: EngineSpec) -> Judge:
-    """Whether the engine can serve a row's language and keywords and the language is allowed; if not, what becomes of it."""
-
-    def judge(language: str | None, keywords: bool) -> str | None:
-        wish = Wish.of(config.engine.task, language or config.engine.language, keywords)
-        lack = shortfall(wish, spec)
-        fails = not knows_language(spec, wish.language)
-        fate = "would fail as language_unsupported" if fails else "would be transcribed without their keywords"
-        if lack:
-            return f"the engine {lack} (such rows {fate})."
-        if not is_allowed(wish.language, config.engine.allowed_languages):
-            return f"{wish.language!r} is not in engine.allowed_languages (such rows would be flagged language_not_allowed)."
-        return None
-
-    return judge
 
 
 def existing(config: RunConfig, settings: str) -> ExistingRun:

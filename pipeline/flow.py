@@ -21,6 +21,7 @@ from pipeline.audio.reader import AudioReader
 from pipeline.audio.window import clip, decode_window
 from pipeline.config import RunConfig
 from pipeline.engines.base import Engine
+from pipeline.engines.requests import Wish
 from pipeline.engines.runner import MemoryBudget, run_batches
 from pipeline.errors import TransientError
 from pipeline.metrics.measures import code_label, language_label
@@ -58,10 +59,10 @@ def decode(shard: Shard, reader: AudioReader, config: RunConfig, max_chunk_s: fl
             windows.append(DecodedWindow(window.start_s, window.start_s, failure=Failure.of(error)))
             continue
         windows.append(decoded)
-        for index, (start, stop, speech_s) in enumerate(cuts):
+        for index, (start, stop, speech_s, channel) in enumerate(cuts):
             start_s, end_s = decoded.start_s + start / SAMPLE_RATE_HZ, decoded.start_s + stop / SAMPLE_RATE_HZ
-            chunks.append(Chunk(position, index, start_s, end_s, offset, stop - start, speech_s))
-            pieces.append(samples[start:stop])
+            chunks.append(Chunk(position, index, start_s, end_s, offset, stop - start, speech_s, channel))
+            pieces.append((samples if samples.ndim == 1 else samples[channel or 0])[start:stop])
             offset += stop - start
     pcm = np.concatenate(pieces) if pieces else np.zeros(0, np.int16)
     return DecodedShard(shard, tuple(windows), tuple(chunks), pcm)
@@ -73,7 +74,7 @@ def transcribe(
     """Pack the chunks of several shards into batches and hand each result back to its shard, in order."""
     audio = [shard.chunk_audio(chunk) for shard in shards for chunk in shard.chunks]
     audio_s = sum(chunk.audio_s for chunk in audio)
-    outcomes, stats = run_batches(engine, audio, config.batch, memory, config.engine.task)
+    outcomes, stats = run_batches(engine, audio, config.batch, memory, Wish.of_config(config.engine))
     done: list[TranscribedShard] = []
     start = 0
     for shard in shards:
@@ -88,7 +89,8 @@ def transcribe(
 
 def publish(shard: TranscribedShard, store: ObjectStore, identity: RunIdentity, config: RunConfig) -> Receipt:
     """Stitch, judge, score, encode; put the shard's object if no one has."""
-    rows = transcripts_of(shard, config.score, config.flags, config.engine.allowed_languages)
+    asked = Wish.of_config(config.engine)
+    rows = transcripts_of(shard, config.score, config.flags, config.engine.allowed_languages, asked)
     data = encode_part(transcripts_table(rows, identity, shard.shard.shard_id), shard.stats)
     won = publish_part(store, shard.shard.shard_id, data)
     count = {status: sum(row.status == status for row in rows) for status in ("ok", "partial", "failed")}

@@ -23,9 +23,10 @@ def cut_chunks(
 ) -> tuple[Range, ...]:
     """Chunk bounds: sorted, disjoint, each at most `max_samples`, together covering every range of `speech`.
 
-    Audio that fits one chunk stays whole, unless `whole` is false. Otherwise neighbouring speech shares a chunk while it fits, and the cut falls
-    on the longest pause in the last third of what fits; unbroken speech is cut where it is quietest in that third. A
-    pause of more than `longest_pause` samples ends a chunk; with None, chunks run over pauses of any length.
+    Audio that fits one chunk stays whole, unless `whole` is false. Otherwise neighbouring speech shares a chunk while it
+    fits, and the cut falls on the longest pause in the last third of what fits; unbroken speech is cut where it is
+    quietest in that third. A pause of more than `longest_pause` samples ends a chunk; with None, chunks run over pauses of
+    any length.
     `speech` is sorted and disjoint within [0, len(samples)). Raises ValueError when `max_samples` is not positive.
     """
     if max_samples < 1:

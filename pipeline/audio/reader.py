@@ -7,14 +7,16 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+
 from pipeline.audio.ahead import Job, ReadAhead, Stretch
 from pipeline.audio.fetch import Blob, Fetcher
 from pipeline.audio.sandbox import Decoder, SampleBuffer
 from pipeline.audio.uri_policy import Location, resolve
-from pipeline.audio.wire import Request
+from pipeline.audio.wire import MAX_SPLIT_CHANNELS, Request
 from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.errors import AudioError
-from pipeline.records import SAMPLE_RATE_HZ, DecodedAudio, DecodeReport, Probe, Recording, Samples
+from pipeline.records import SAMPLE_RATE_HZ, SPLIT, DecodedAudio, DecodeReport, Probe, Recording, Samples
 
 _BYTES_PER_S_AT_LEAST = 1000  # 8 kbit/s: how much audio an object of unknown length may hold
 
@@ -91,7 +93,8 @@ class AudioReader:
         *,
         expect: tuple[int | None, str | None] = (None, None),
     ) -> DecodedAudio:
-        """Samples of [start_s, end_s) counted from the recording's start; `end_s` None: to the end of the audio.
+        """Samples of [start_s, end_s) counted from the recording's start; `end_s` None: to the end of the audio. [samples];
+        [channels, samples] where the recording's channel is SPLIT.
 
         Fewer samples come where the audio ends before; none (and the warning `no_samples`) where it ends before `start_s`.
         `expect`: size and etag of the object when it was planned. Raises AudioError.
@@ -141,10 +144,12 @@ class AudioReader:
         The new one tells whose doing it was.
         """
         for last in (False, True):
-            buffer = SampleBuffer(request.limit if planned is None else planned, planned)
+            most = request.limit if planned is None else planned
+            is_split = request.channel == SPLIT
+            buffer = SampleBuffer(most * MAX_SPLIT_CHANNELS if is_split else most, planned)
             try:
                 report = self._decoder.call(request, blob, buffer, deadline_s)
-                return buffer.samples(), report
+                return _apart(buffer.samples(), report) if is_split else buffer.samples(), report
             except AudioError as error:
                 if last or error.code != "decoder_crashed":
                     raise
@@ -167,16 +172,24 @@ def _most_s(blob: Blob) -> float:
     return blob.size / _BYTES_PER_S_AT_LEAST
 
 
+def _apart(samples: Samples, report: dict[str, Any]) -> Samples:
+    """Samples of all channels in turn as [channels, samples]."""
+    n_channels = max(1, report.get("split_channels", 0))
+    if len(samples) % n_channels:
+        raise AudioError("decode_error", "The decoder sent channels of different lengths; decode the object again.")
+    return np.ascontiguousarray(samples.reshape(-1, n_channels).T)
+
+
 def _expected_s(planned: int | None, header_s: float | None, start: int, samples: Samples) -> float:
     if planned is not None:
         return planned / SAMPLE_RATE_HZ
-    return len(samples) / SAMPLE_RATE_HZ if header_s is None else max(0.0, header_s - start / SAMPLE_RATE_HZ)
+    return samples.shape[-1] / SAMPLE_RATE_HZ if header_s is None else max(0.0, header_s - start / SAMPLE_RATE_HZ)
 
 
 def _report(found: dict[str, Any], samples: Samples, fetched_bytes: int) -> DecodeReport:
     warnings = tuple(found.pop("warnings", ()))
     return DecodeReport(
-        **found, decoded_s=len(samples) / SAMPLE_RATE_HZ, fetched_bytes=fetched_bytes, warnings=warnings
+        **found, decoded_s=samples.shape[-1] / SAMPLE_RATE_HZ, fetched_bytes=fetched_bytes, warnings=warnings
     )
 
 

@@ -302,7 +302,7 @@ def _clean_environment() -> dict[str, str]:
 
 
 _WORDS = ("decoder", "container", "codec", "code", "message")
-_COUNTS = ("source_rate_hz", "source_channels", "rate_hz", "channels")
+_COUNTS = ("source_rate_hz", "source_channels", "split_channels", "rate_hz", "channels")
 _SECONDS = ("decode_s", "missing_s", "duration_s", "header_s")
 
 

@@ -30,14 +30,17 @@ _CLIP_S = 30.0  # shorter recordings are read ahead, in groups
 # Less than this is missing: rounding, or a codec's last frame. More: the audio broke off, and that must be said.
 _MISSING_SHARE = 0.02
 _MISSING_S = 0.1
+# Of a recording that is split, so long a pause ends a chunk: its text is put between those of the other channels by its start.
+_TURN_PAUSE_S = 1.0
 
 
 class Cut(NamedTuple):
-    """A chunk's half-open sample range in its window, and the seconds of speech found in it (None: nobody looked)."""
+    """A chunk's half-open sample range in its window, the seconds of speech found in it (None: nobody looked), its channel."""
 
     start: int
     stop: int
     speech_s: float | None
+    channel: int | None = None  # where the recording is split
 
 
 def decode_window(
@@ -45,21 +48,33 @@ def decode_window(
 ) -> tuple[DecodedWindow, Samples, tuple[Cut, ...]]:
     """Decode a window: what it is, its samples, and where the chunks lie in them.
 
-    Raises AudioError when nothing of it can be had.
+    [samples]; of a recording to be split [channels, samples], and the chunks one channel after the other. Raises AudioError
+    when nothing of it can be had.
     """
     audio, before, expected_end_s = _read(reader, window, plan)
     max_samples = int(min(chunking.max_s or max_chunk_s, max_chunk_s) * SAMPLE_RATE_HZ)
+    cuts: list[Cut] = []
+    spans: list[Span] = []
+    for number, samples in enumerate(np.atleast_2d(audio.samples)):
+        is_split = audio.samples.ndim == 2
+        channel = number if is_split else None
+        before_it = before[number] if before is not None and is_split else before
+        speech = speech_spans(samples, chunking, before_it)
+        wanted = padded(speech, len(samples), chunking)
+        bounds = cut_chunks(samples, wanted, max_samples, _longest_pause(chunking, is_split), whole=not is_split)
+        heard_s = [None] * len(bounds) if chunking.vad == "none" else _speech_s(bounds, speech)
+        cuts += [Cut(*bound, speech_s, channel) for bound, speech_s in zip(bounds, heard_s, strict=True)]
+        spans += _silence_between(bounds, audio.start_s, len(samples), channel)
+    decoded = DecodedWindow(audio.start_s, audio.end_s, tuple(spans), audio.report)
+    return _with_shortfall(decoded, expected_end_s), audio.samples, tuple(cuts)
+
+
+def _longest_pause(chunking: ChunkConfig, is_split: bool) -> int | None:
+    """Samples of the pause that ends a chunk. Where two people speak on channels of their own it is the other one's turn."""
     pause_s = chunking.longest_pause_s
-    longest_pause = None if pause_s is None else round(pause_s * SAMPLE_RATE_HZ)
-    speech = speech_spans(audio.samples, chunking, before)
-    wanted = padded(speech, len(audio.samples), chunking)
-    bounds = cut_chunks(audio.samples, wanted, max_samples, longest_pause)
-    end_s = audio.start_s + len(audio.samples) / SAMPLE_RATE_HZ
-    spans = _silence_between(bounds, audio.start_s, len(audio.samples))
-    decoded = DecodedWindow(audio.start_s, end_s, spans, audio.report)
-    heard_s = [None] * len(bounds) if chunking.vad == "none" else _speech_s(bounds, speech)
-    cuts = tuple(Cut(start, stop, speech_s) for (start, stop), speech_s in zip(bounds, heard_s, strict=True))
-    return _with_shortfall(decoded, expected_end_s), audio.samples, cuts
+    if pause_s is None:
+        return None
+    return round((min(pause_s, _TURN_PAUSE_S) if is_split else pause_s) * SAMPLE_RATE_HZ)
 
 
 def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[DecodedAudio, Samples | None, float]:
@@ -73,7 +88,7 @@ def _read(reader: AudioReader, window: Window, plan: PlanConfig) -> tuple[Decode
     end_s = window.end_s if length_known else window.start_s + plan.window_s
     tail_s = _tail_s(window)
     audio = reader.read(window.recording, start_s, end_s + tail_s, expect=expect)
-    read_to_s = start_s + len(audio.samples) / SAMPLE_RATE_HZ
+    read_to_s = audio.end_s
     goes_on = read_to_s >= end_s + tail_s - 1 / SAMPLE_RATE_HZ
     if goes_on and not length_known:
         raise AudioError(
@@ -106,7 +121,7 @@ def _tail_s(window: Window) -> float:
 def _cut_at(audio: DecodedAudio, end_s: float, warnings: tuple[str, ...]) -> DecodedAudio:
     keep = round((end_s - audio.start_s) * SAMPLE_RATE_HZ)
     report = replace(audio.report, warnings=(*audio.report.warnings, *warnings))
-    return replace(audio, samples=audio.samples[:keep], report=report)
+    return replace(audio, samples=audio.samples[..., :keep], report=report)
 
 
 def _seam(reader: AudioReader, window: Window, boundary_s: float, plan: PlanConfig) -> tuple[float, Samples | None]:
@@ -116,10 +131,10 @@ def _seam(reader: AudioReader, window: Window, boundary_s: float, plan: PlanConf
     """
     low_s, high_s = seam_bounds(boundary_s, plan.overlap_s)
     border = reader.read(window.recording, low_s, high_s, expect=(window.size_bytes, window.etag))
-    if len(border.samples) < round((high_s - low_s) * SAMPLE_RATE_HZ):
+    if border.n_samples < round((high_s - low_s) * SAMPLE_RATE_HZ):
         return boundary_s, None  # the audio ends inside the border; both neighbours see that too
     cut_s = quietest_cut_s(border.samples, low_s)
-    return cut_s, border.samples[: round((cut_s - low_s) * SAMPLE_RATE_HZ)]
+    return cut_s, border.samples[..., : round((cut_s - low_s) * SAMPLE_RATE_HZ)]
 
 
 def _speech_s(bounds: Sequence[Range], speech: Sequence[Range]) -> list[float]:
@@ -134,11 +149,13 @@ def _speech_s(bounds: Sequence[Range], speech: Sequence[Range]) -> list[float]:
     return [(until(stop) - until(start)) / SAMPLE_RATE_HZ for start, stop in bounds]
 
 
-def _silence_between(bounds: tuple[tuple[int, int], ...], start_s: float, n_samples: int) -> tuple[Span, ...]:
+def _silence_between(
+    bounds: tuple[tuple[int, int], ...], start_s: float, n_samples: int, channel: int | None
+) -> tuple[Span, ...]:
     edges = [0, *(edge for bound in bounds for edge in bound), n_samples]
     gaps = zip(edges[::2], edges[1::2], strict=True)
     return tuple(
-        Span(start_s + low / SAMPLE_RATE_HZ, start_s + high / SAMPLE_RATE_HZ, "non_speech")
+        Span(start_s + low / SAMPLE_RATE_HZ, start_s + high / SAMPLE_RATE_HZ, "non_speech", channel)
         for low, high in gaps
         if high > low
     )

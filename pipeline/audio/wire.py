@@ -44,8 +44,8 @@ class WireError(Exception):
 class Request:
     """What the child is asked for: the length, or the samples [start, end) at 16 kHz; `end` None: to the last one.
 
-    `limit`: the most samples that are taken; `channel` None: the mix; `size`: bytes of the object; `cpu_s`: processor seconds it
-    may take.
+    `limit`: the most samples that are taken of a channel; `channel` None: the mix, SPLIT: all of them, sample by sample in turn;
+    `size`: bytes of the object; `cpu_s`: processor seconds it may take.
     """
 
     probe: bool = False

@@ -11,8 +11,8 @@ Laws, checked for every engine by tests/contract:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Literal, Protocol
 
@@ -31,13 +31,15 @@ class EngineSpec:
     name: str
     model: str
     revision: str
-    languages: frozenset[str] | None  # None: any, or detected
+    languages: frozenset[str] | None  # of the speech, with the config's task; None: any, or detected
     tasks: frozenset[str]
     features: frozenset[str]  # "keywords" | "word_times" | "speakers" | "confidence" | "language_detection"
     max_chunk_s: float
     padding: Literal["none", "longest", "fixed"]  # what a batch is padded to; fixed: max_chunk_s
     rtfx_per_worker: float  # rough speed for cost estimates, on the hardware named in docs/engines.md
     licence: str
+    # What a row may ask for besides: "transcribe", or a language to translate into → languages of the speech. Empty: nothing.
+    row_tasks: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
 
 
 class Engine(Protocol):

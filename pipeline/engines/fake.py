@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -41,6 +41,9 @@ class FakeOptions(Section):
     padding: Literal["none", "longest", "fixed"] = Field("longest", description="what a batch is padded to")
     max_chunk_s: float = Field(30.0, gt=0, description="longest chunk")
     languages: list[str] | None = Field(None, description="languages it claims; null: any")
+    translates_into: list[str] = Field(
+        [], description="languages it claims to translate into: its words end in -en, say"
+    )
     speakers: int = Field(0, ge=0, description="people who take turns, one word each; 0: it tells none apart")
     oom_above_s: float | None = Field(None, gt=0, description="padded seconds per batch above which memory runs out")
     fail_on_peak: int | None = Field(None, description="a chunk whose loudest sample is this value breaks its batch")
@@ -48,11 +51,38 @@ class FakeOptions(Section):
     poison: Literal["segfault", "exit", "kill", "loop"] = Field(
         "segfault", description="how it ends: kill is what the kernel does where memory runs out, loop never comes back"
     )
+    diary: str | None = Field(None, description="a file that gets a line for each chunk that comes in (ChunkNote)")
     leak_bytes: int = Field(0, ge=0, description="memory that each call takes and the process never gives back")
     die_on_call: int | None = Field(None, ge=1, description="the call (from 1) on which the engine dies")
     hang_on_call: int | None = Field(None, ge=1, description="the call (from 1) that takes hang_s")
     hang_s: float = Field(3600.0, ge=0, description="see hang_on_call")
     fault_once: str | None = Field(None, description="die and hang only while this file is missing; made by the fault")
+
+
+class ChunkNote(NamedTuple):
+    """A chunk that came into an engine: which process had it and in which of its calls, how long it is, which samples."""
+
+    pid: int
+    call: int
+    audio_s: float
+    digest: str
+
+    @classmethod
+    def of(cls, chunk: ChunkAudio, call: int) -> ChunkNote:
+        """Written down before anything is done with it: the process may not live to tell."""
+        return cls(os.getpid(), call, chunk.audio_s, hashlib.sha256(chunk.samples.astype("<i2").tobytes()).hexdigest())
+
+    def line(self) -> str:
+        """As it stands in the diary."""
+        return f"{self.pid} {self.call} {self.audio_s} {self.digest}\n"
+
+    @classmethod
+    def read(cls, diary: Path) -> list[ChunkNote]:
+        """All that is noted there."""
+        lines = diary.read_text().splitlines() if diary.exists() else []
+        return [
+            cls(int(pid), int(call), float(audio_s), digest) for pid, call, audio_s, digest in map(str.split, lines)
+        ]
 
 
 class Fake:
@@ -62,7 +92,7 @@ class Fake:
         self.spec = self.describe(config)
         self.busy_s = 0.0
         self.calls = 0
-        self._language = config.language
+        self._language, self._task = config.language, config.task
         self._options = read_options(FakeOptions, config)
         self._device = threading.Lock()
 
@@ -71,17 +101,20 @@ class Fake:
         """Any model's name will do. Raises ConfigError for unknown options."""
         options = read_options(FakeOptions, config)
         per_s = options.seconds_per_audio_s
+        languages = None if options.languages is None else frozenset(map(primary_language, options.languages))
+        into = {primary_language(target): languages for target in options.translates_into}
         return EngineSpec(
             name="fake",
             model=config.model,
             revision=config.revision or "1",
-            languages=None if options.languages is None else frozenset(map(primary_language, options.languages)),
-            tasks=frozenset({"transcribe"}),
+            languages=languages,
+            tasks=frozenset({"transcribe", "translate"} if into else {"transcribe"}),
             features=frozenset({"speakers", "word_times"} if options.speakers else ()),
             max_chunk_s=options.max_chunk_s,
             padding=options.padding,
             rtfx_per_worker=1 / per_s if per_s else 10_000.0,
             licence="Apache-2.0",
+            row_tasks={"transcribe": languages, **into} if into else {},
         )
 
     def load(self) -> None:
@@ -107,6 +140,9 @@ class Fake:
 
     def _misbehave(self, chunks: Sequence[ChunkAudio], seconds: float) -> None:
         options = self._options
+        if options.diary is not None:
+            with open(options.diary, "a") as diary:
+                diary.write("".join(ChunkNote.of(chunk, self.calls).line() for chunk in chunks))
         if options.leak_bytes:
             _LEAKED.append(b"\1" * options.leak_bytes)
         if options.oom_above_s is not None and seconds > options.oom_above_s:
@@ -135,6 +171,8 @@ class Fake:
     def _hear(self, chunk: ChunkAudio) -> Hypothesis:
         blocks = [chunk.samples[start : start + _BLOCK] for start in range(0, len(chunk.samples), _BLOCK)]
         words = {position: _word(block) for position, block in enumerate(blocks) if _peak(block) > _SILENT_PEAK}
+        if (chunk.task or self._task) == "translate":
+            words = {position: f"{word}-{chunk.target_language or 'en'}" for position, word in words.items()}
         return Hypothesis(
             text=" ".join(words.values()),
             language=chunk.language or self._language,

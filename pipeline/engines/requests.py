@@ -7,9 +7,10 @@ Nothing is loaded or described to say so: OFFERS is written by hand, from what r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from pipeline.config import EngineConfig
     from pipeline.engines.base import EngineSpec
 
 _FEW_LANGUAGES = 12  # listed in a sentence, so that a slip such as "eng" explains itself
@@ -22,11 +23,28 @@ class Wish:
     task: str
     language: str | None  # as engines write it ("en"); None: not named, so to be detected
     keywords: bool = False
+    target: str | None = None  # the language to translate into; None: the one that the engine was described with
 
     @staticmethod
     def of(task: str, tag: str | None, keywords: bool = False) -> Wish:
         """The wish with a language as people write it: "en-US"."""
         return Wish(task, primary_language(tag) if tag else None, keywords)
+
+    @staticmethod
+    def of_config(config: EngineConfig) -> Wish:
+        """What a config asks for rows that say nothing else."""
+        language = primary_language(config.language) if config.language else None
+        return Wish(config.task, language, target=primary_language(str(config.options.get("target_language") or "en")))
+
+    def of_row(self, task: str | None, tag: str | None, target: str | None, keywords: bool = False) -> Wish:
+        """The wish of a row in a run whose config asks for this."""
+        task = task or self.task
+        target = primary_language(target) if target else self.target or "en"
+        language = primary_language(tag) if tag else self.language
+        return Wish(task, language, keywords, target if task == "translate" else None)
+
+
+PLAIN = Wish("transcribe", None)  # of rows and configs that ask for nothing in particular
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +56,13 @@ class Offer:
     languages: frozenset[str]
     tasks: frozenset[str] = frozenset({"transcribe"})
     features: frozenset[str] = frozenset()  # those that a request can need: "keywords", "language_detection"
+    targets: frozenset[str] = frozenset({"en"})  # what it translates into
 
     def serves(self, wish: Wish) -> bool:
         """Whether nothing of the wish is left out."""
         known = "language_detection" in self.features if wish.language is None else wish.language in self.languages
-        return known and wish.task in self.tasks and ("keywords" in self.features or not wish.keywords)
+        into = wish.task != "translate" or (wish.target or "en") in self.targets
+        return known and into and wish.task in self.tasks and ("keywords" in self.features or not wish.keywords)
 
 
 # Of every multilingual Whisper checkpoint; large-v3 added Cantonese. Codes as Whisper writes them: Javanese is "jw".
@@ -67,6 +87,14 @@ OFFERS = (
     Offer("ctc", "granite-speech-5.0-470m-turboctc", frozenset({"en"})),
     Offer("granite", "granite-speech-4.1-2b", _GRANITE, features=_HINTS),
     Offer("granite", "granite-speech-4.1-2b", _GRANITE - {"en"}, frozenset({"translate"}), _HINTS),
+    Offer(
+        "granite",
+        "granite-speech-4.1-2b",
+        frozenset({"en"}),
+        frozenset({"translate"}),
+        _HINTS,
+        frozenset({"de", "es", "fr", "it", "ja", "pt", "zh"}),
+    ),
     Offer("granite-plus", "granite-speech-4.1-2b-plus", _GRANITE - {"ja"}, features=_HINTS),  # in its mode transcript
     Offer("granite-nar", "granite-speech-4.1-2b-nar", frozenset({"de", "en", "es", "fr", "pt"})),
 )
@@ -77,33 +105,45 @@ def primary_language(tag: str) -> str:
     return tag.replace("_", "-").split("-")[0].strip().lower()
 
 
-def knows_language(spec: EngineSpec, language: str | None) -> bool:
-    """Whether the engine takes audio in a language (as engines write it; None: not named)."""
-    return spec.languages is None or language is None or language in spec.languages
+def lacking(wish: Wish, spec: EngineSpec) -> Literal["task", "language"] | None:
+    """What stands against a wish, keywords aside: the task (with the language to translate into), or the language."""
+    if wish.task not in spec.tasks:
+        return "task"
+    known = _heard_languages(wish, spec)
+    if known is not None and not known:
+        return "task"
+    return None if known is None or wish.language is None or wish.language in known else "language"
+
+
+def _heard_languages(wish: Wish, spec: EngineSpec) -> frozenset[str] | None:
+    """Languages of speech for the wish; None: any. Empty: it does nothing of the kind."""
+    if wish.task == "translate" and wish.target is not None:
+        if not spec.row_tasks:
+            return spec.languages if wish.target == "en" else frozenset()
+        return spec.row_tasks.get(wish.target, frozenset())
+    return spec.row_tasks.get(wish.task, spec.languages)
 
 
 def shortfall(wish: Wish, spec: EngineSpec) -> str | None:
     """What the engine cannot do of a wish and which one can, to follow "the engine"; None: it can do all of it."""
-    lacking = []
-    if wish.task not in spec.tasks:
-        lacking.append(wish.task)
-    elif not knows_language(spec, wish.language):
-        known = sorted(spec.languages or ())
+    lacks = []
+    against = lacking(wish, spec)
+    into = f" into {wish.target!r}" if (wish.target or "en") != "en" else ""
+    if against == "task":
+        lacks.append(wish.task + into)
+    elif against == "language":
+        known = sorted(_heard_languages(wish, spec) or ())
         listed = f" (it knows {', '.join(known)})" if len(known) <= _FEW_LANGUAGES else ""
-        lacking.append(f"{wish.task} {wish.language!r}{listed}")
+        lacks.append(f"{wish.task} {wish.language!r}{into}{listed}")
     if wish.keywords and "keywords" not in spec.features:
-        lacking.append("take keywords")
-    if not lacking:
+        lacks.append("take keywords")
+    if not lacks:
         return None
-    # What is translated from English alone is translated into another language, as no offer is.
-    if (
-        wish.task == "translate"
-        and "translate" in spec.tasks
-        and spec.languages == frozenset({"en"})
-        and wish.language != "en"
-    ):
+    # What is translated from English alone is translated into another language.
+    from_english = into or ("translate" in spec.tasks and spec.languages == frozenset({"en"}))
+    if wish.task == "translate" and from_english and wish.language not in ("en", None):
         who = "no engine here can (one of the two languages has to be English)"
-        return f"{spec.name} with the model {spec.model} cannot {' or '.join(lacking)}; {who}"
+        return f"{spec.name} with the model {spec.model} cannot {' or '.join(lacks)}; {who}"
     able: dict[str, str] = {}
     for offer in OFFERS:
         if offer.serves(wish):
@@ -113,4 +153,4 @@ def shortfall(wish: Wish, spec: EngineSpec) -> str | None:
         if able
         else "no engine here can (languages are named as in 'en' or 'pt-BR')"
     )
-    return f"{spec.name} with the model {spec.model} cannot {' or '.join(lacking)}; {who}"
+    return f"{spec.name} with the model {spec.model} cannot {' or '.join(lacks)}; {who}"

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.batching import Indices, pack_batches, padded_s
 from pipeline.config import BatchConfig
 from pipeline.engines.base import Engine, EngineSpec
-from pipeline.engines.requests import Wish, knows_language, primary_language, shortfall
+from pipeline.engines.requests import PLAIN, Wish, lacking, primary_language, shortfall
 from pipeline.engines.watchdog import watched
 from pipeline.errors import EngineDead, EngineError, EngineOutOfMemory, ItemError
 from pipeline.metrics.measures import BATCH_FILL, OOM_BACKOFFS, PADDING, SILENT, Recorder
@@ -91,17 +91,17 @@ def run_batches(
     chunks: Sequence[ChunkAudio],
     batch: BatchConfig,
     memory: MemoryBudget,
-    task: str = "transcribe",
+    asked: Wish = PLAIN,
 ) -> tuple[list[Hypothesis | Failure], EngineStats]:
     """One outcome per chunk, in order, and what they cost (`wait_s` is the caller's to fill).
 
-    `task` is what the engine was made for: it decides which engine a refusal names. A hypothesis whose chunk's keywords the
+    `asked` is what the config asks of the engine, for chunks that say nothing else. A hypothesis whose chunk's keywords the
     engine cannot take has the warning `keywords_ignored`. Raises EngineDead; whatever else goes wrong becomes the
     Failure of the chunk that caused it.
     """
     spec = engine.spec
     audio_s = np.array([chunk.audio_s for chunk in chunks], np.float64)
-    outcomes: list[Hypothesis | Failure | None] = [_refusal(spec, chunk, task) for chunk in chunks]
+    outcomes: list[Hypothesis | Failure | None] = [_refusal(spec, chunk, asked) for chunk in chunks]
     accepted = np.array([index for index, outcome in enumerate(outcomes) if outcome is None], np.intp)
     limit_s = min(batch.max_audio_s, memory.limit_s)
     packed = pack_batches(
@@ -173,12 +173,14 @@ def _attempt(engine: Engine, chunks: list[ChunkAudio]) -> list[Hypothesis] | Fai
         return Failure.of(EngineError("engine_error", f"The engine failed: {type(error).__name__}: {error}"))
 
 
-def _refusal(spec: EngineSpec, chunk: ChunkAudio, task: str) -> Failure | None:
+def _refusal(spec: EngineSpec, chunk: ChunkAudio, asked: Wish) -> Failure | None:
     """Why the engine cannot be asked about this chunk; None: it can."""
-    wish = Wish.of(task, chunk.language, bool(chunk.keywords))
-    if knows_language(spec, wish.language):
+    wish = asked.of_row(chunk.task, chunk.language, chunk.target_language, bool(chunk.keywords))
+    against = lacking(wish, spec)
+    if against is None:
         return None
-    return Failure.of(EngineError("language_unsupported", f"The engine {shortfall(wish, spec)}."))
+    sentence = f"The engine {shortfall(wish, spec)}."
+    return Failure.of(EngineError("task_unsupported" if against == "task" else "language_unsupported", sentence))
 
 
 def _with_warnings(spec: EngineSpec, chunk: ChunkAudio, hypothesis: Hypothesis) -> Hypothesis:

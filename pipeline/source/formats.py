@@ -9,9 +9,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from pipeline.source.opening import CODECS
 
@@ -30,7 +30,12 @@ _SUFFIXES = {
     ".tgz": "webdataset",
 }
 
-Complain = Callable[[int, str], None]  # (line or row, what is wrong with it); raises, or notes it and goes on
+
+class Complain(Protocol):
+    """Raises, or notes what is wrong and goes on."""
+
+    def __call__(self, number: int, message: str, place: str = "") -> None:
+        """What is wrong with a line or row, by its number; `place`: in which file, where a manifest has several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,13 @@ def format_by_name(uri: str) -> str | None:
 
 def within(place: str, complain: Complain) -> Complain:
     """The same, for one file of several: what is wrong is said with the file's name."""
-    return (lambda number, message: complain(number, f"in {place}: {message}")) if place else complain
+
+    outer = place
+
+    def told(number: int, message: str, place: str = "") -> None:
+        complain(number, message, place or outer)
+
+    return told if outer else complain
 
 
 def read_blocks(handle: IO[bytes], kind: str, complain: Complain) -> Iterator[Block]:

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from datetime import date, time
 from typing import Any
 
 import pyarrow as pa
@@ -314,14 +315,19 @@ def _extras(block: Block, names: AbstractSet[str], complain: Complain) -> list[l
 
 
 def _as_text(value: Any) -> str:
-    return _text(value if isinstance(value, str) else _JSON.encode(value))
+    """Text as it is, dates and decimals as they print, anything else as JSON."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, bool | int | float | list | tuple | dict):
+        return _text(_JSON.encode(value))
+    return _plain_value(value)
 
 
 def _plain_value(value: Any) -> str:
-    """What JSON has no form for: dates and decimals of Parquet as they print."""
+    """What JSON has no form for, such as dates and decimals of Parquet."""
     if isinstance(value, bytes):
         raise ValueError(f"is {len(value)} bytes, not text: leave such columns out")
-    return str(value)
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 _JSON = json.JSONEncoder(ensure_ascii=False, default=_plain_value)

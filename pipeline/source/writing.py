@@ -53,7 +53,7 @@ def write_manifest(config: RunConfig, progress: Callable[[int], None] = lambda d
         return _write(config, folder, "", sys.stdout, progress)
     if format_by_name(target) != "jsonl" or target.endswith(".zst"):
         raise ManifestError(f"The manifest {target} would be JSON Lines; name it .jsonl or .jsonl.gz.")
-    handle, part = tempfile.mkstemp(dir=_folder_for_parts(target), prefix=".manifest-", suffix=".part")
+    handle, part = tempfile.mkstemp(dir=folder_for_parts(target, "manifest"), prefix=".manifest-", suffix=".part")
     os.close(handle)
     try:
         with (
@@ -62,26 +62,27 @@ def write_manifest(config: RunConfig, progress: Callable[[int], None] = lambda d
             else open(part, "w", encoding="utf-8") as out
         ):
             written = _write(config, folder, folder_of(target), out, progress)
-        _put(part, target, config)
+        put_part(part, target, config, "manifest")
     finally:
         if os.path.exists(part):
             os.remove(part)
     return written
 
 
-def _folder_for_parts(target: str) -> str | None:
+def folder_for_parts(target: str, what: str) -> str | None:
     """Beside a local target, so that it can be put in place at once; None: where temporary files go."""
     if not is_local(target):
         return None
     folder = folder_of(target)
     if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
         raise ManifestError(
-            f"The manifest {target} cannot be written; check that its folder is there and may be written."
+            f"The {what} {target} cannot be written; check that its folder is there and may be written."
         )
     return folder
 
 
-def _put(part: str, target: str, config: RunConfig) -> None:
+def put_part(part: str, target: str, config: RunConfig, what: str) -> None:
+    """Put a file that is complete in its place. Raises ManifestError."""
     if is_local(target):
         os.chmod(part, 0o644)
         os.replace(part, local_path(target))
@@ -92,7 +93,7 @@ def _put(part: str, target: str, config: RunConfig) -> None:
     except Exception as error:  # every store client has its own tree of errors
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ManifestError(
-            f"The manifest {target} cannot be written ({reason}); check the bucket's name and store.storage_options."
+            f"The {what} {target} cannot be written ({reason}); check the bucket's name and store.storage_options."
         ) from error
 
 

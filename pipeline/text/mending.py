@@ -121,7 +121,7 @@ def _replaced(row: Transcript, again: HeardAgain, end_s: float, segments: Sequen
         # What is not lost was decoded.
         duration_s=max(row.duration_s, reached_s - lost_s) if _lost_s(row.spans) else row.duration_s,
         language=language,
-        text=transcript_text(segments, language),
+        text=transcript_text(segments, row.target_language or language),
         segments=segments,
         spans=whole,
         flags=row_flags(segments, whole),
@@ -164,7 +164,8 @@ def _spans(again: HeardAgain, end_s: float, segments: Sequence[Segment]) -> Iter
             found.append(replace(span, start_s=start_s, end_s=stop_s, channel=channel))
     yield from found
     for channel in channels_of(again.row) if again.channel is None else (again.channel,):
-        pieces = [(one.start_s, one.end_s) for one in [*segments, *found] if is_heard_on(one, channel)]
+        pieces = [(one.start_s, one.end_s) for one in segments if is_heard_on(one, channel)]
+        pieces += [(one.start_s, one.end_s) for one in found if is_heard_on(one, channel)]
         for problem in audit(again.start_s, end_s, pieces, tolerance_s=0.0):
             if problem.kind == "gap":
                 yield Span(problem.start_s, problem.end_s, "non_speech", channel)

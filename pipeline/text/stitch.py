@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from heapq import merge
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
+from heapq import merge
 
 from pipeline.config import FlagsConfig
 from pipeline.records import (
@@ -109,7 +109,7 @@ def join_windows(rows: Sequence[Transcript]) -> Transcript:
         rows[0],
         status=rows[0].status if len(statuses) == 1 else "partial",
         duration_s=sum(row.duration_s for row in rows),
-        text=_joined((row.text for row in rows), language),
+        text=_joined((row.text for row in rows), rows[0].target_language or language),
         segments=numbered(segment for row in rows for segment in row.segments),
         spans=_joined_spans(rows),
         failure=next((row.failure for row in rows if row.failure), None),

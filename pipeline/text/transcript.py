@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from pipeline.config import FlagsConfig, ScoreConfig
+from pipeline.engines.requests import PLAIN, Wish
 from pipeline.metrics.wer import score
 from pipeline.records import DecodedWindow, Failure, Hypothesis, Status, TranscribedShard, Transcript, Window
 from pipeline.text.flags import DEFAULT_LIMITS, row_flags
@@ -20,9 +21,13 @@ def transcripts_of(
     scoring: ScoreConfig,
     limits: FlagsConfig = DEFAULT_LIMITS,
     allowed_languages: Collection[str] = (),
+    asked: Wish = PLAIN,
 ) -> list[Transcript]:
-    """One row per window of the shard, in order, flagged; windows that are whole recordings are scored."""
-    rows = [_row(shard, position, limits, allowed_languages) for position in range(len(shard.windows))]
+    """One row per window of the shard, in order, flagged; windows that are whole recordings are scored.
+
+    `asked`: what the config asks for recordings that say nothing else.
+    """
+    rows = [_row(shard, position, limits, allowed_languages, asked) for position in range(len(shard.windows))]
     return [scored(row, scoring) if row.window_count == 1 else row for row in rows]
 
 
@@ -30,15 +35,18 @@ def scored(row: Transcript, scoring: ScoreConfig) -> Transcript:
     """The row with its edit counts; unchanged where there is nothing to compare with."""
     if row.reference_text is None or row.status == "failed":
         return row
-    words, chars, normalizer = score(row.reference_text, row.text, row.language, scoring.normalizer)
+    words, chars, normalizer = score(row.reference_text, row.text, row.text_language, scoring.normalizer)
     return replace(row, word_errors=words, char_errors=chars, normalizer=normalizer)
 
 
-def _row(shard: TranscribedShard, position: int, limits: FlagsConfig, allowed_languages: Collection[str]) -> Transcript:
+def _row(
+    shard: TranscribedShard, position: int, limits: FlagsConfig, allowed_languages: Collection[str], asked: Wish
+) -> Transcript:
     planned, decoded = shard.shard.windows[position], shard.windows[position]
     segments, spans, chunk_failure = window_segments(position, shard, limits, allowed_languages)
     failure = decoded.failure or chunk_failure
     language = _language(shard, position, planned)
+    wish = asked.of_row(planned.recording.task, language, planned.recording.target_language)
     shard_audio_s = sum(chunk.audio_s for chunk in shard.chunks)
     audio_s = sum(chunk.audio_s for chunk in shard.chunks if chunk.window == position)
     share = audio_s / shard_audio_s if shard_audio_s else 0.0
@@ -48,7 +56,7 @@ def _row(shard: TranscribedShard, position: int, limits: FlagsConfig, allowed_la
         status=_status(decoded, failure, bool(segments)),
         offset_s=planned.recording.offset_s,
         duration_s=decoded.end_s - decoded.start_s,
-        text=transcript_text(segments, language),
+        text=transcript_text(segments, wish.target or language),
         segments=segments,
         spans=spans,
         failure=failure,
@@ -65,6 +73,8 @@ def _row(shard: TranscribedShard, position: int, limits: FlagsConfig, allowed_la
         window_count=planned.count,
         window_start_s=decoded.start_s,
         extra=planned.recording.extra,
+        task=wish.task,
+        target_language=wish.target,
     )
 
 

@@ -66,7 +66,7 @@ def test_chunks_and_spans_cover_the_window_once(reader: AudioReader, recording: 
     config = ChunkConfig(vad="energy")
     with reader:
         window, samples, bounds = decode_window(reader, windows(recording, 150.0, 1)[0], PLAN, config, 30.0)
-    pieces = [(start / RATE, stop / RATE) for start, stop, _ in bounds] + [(s.start_s, s.end_s) for s in window.spans]
+    pieces = [(start / RATE, stop / RATE) for start, stop, *_ in bounds] + [(s.start_s, s.end_s) for s in window.spans]
     reached = 0.0
     for start, end in sorted(pieces):
         assert start == pytest.approx(reached, abs=1e-9)

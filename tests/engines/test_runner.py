@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import BatchConfig, EngineConfig
 from pipeline.engines.fake import Fake
+from pipeline.engines.requests import Wish
 from pipeline.engines.runner import MemoryBudget, SharedClock, run_batches
 from pipeline.errors import EngineDead
 from pipeline.records import ChunkAudio, Failure, Hypothesis
@@ -172,9 +173,9 @@ def test_an_unknown_language_is_refused_without_a_call() -> None:
 
 def test_a_refusal_names_an_engine_that_does_all_that_is_asked() -> None:
     chunk = replace(clip(1, 0, "fr"), keywords=("Lyon",))
-    (refused,), _ = run_batches(fake(languages=["en"]), [chunk], BATCH, MemoryBudget(), task="translate")
+    (refused,), _ = run_batches(fake(languages=["en"]), [chunk], BATCH, MemoryBudget(), asked=Wish("translate", None))
     assert isinstance(refused, Failure)
-    assert refused.code == "language_unsupported"
+    assert refused.code == "task_unsupported"
     assert refused.message.endswith(
         "; whisper with a multilingual model other than turbo or granite with granite-speech-4.1-2b can."
     )

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError
-from pipeline.source.manifest import check_manifest, manifest_digest, read_manifest
+from pipeline.source.checking import check_manifest
+from pipeline.source.manifest import manifest_digest, read_manifest
 
 ROWS = [
     {"id": "a", "path": "a.wav", "day": "2026-11-01", "lang": "en"},

@@ -16,7 +16,8 @@ from pipeline.config import SourceConfig
 from pipeline.config.file import load_config
 from pipeline.errors import ConfigError, ManifestError
 from pipeline.source import opening
-from pipeline.source.manifest import check_manifest, manifest_digest, manifest_roots, read_manifest
+from pipeline.source.checking import check_manifest
+from pipeline.source.manifest import manifest_digest, manifest_roots, read_manifest
 from pipeline.source.sharded import expand
 
 CONFIG = SourceConfig()

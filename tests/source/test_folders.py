@@ -19,7 +19,8 @@ from servers import S3Endpoint
 from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError
 from pipeline.source import listing
-from pipeline.source.manifest import check_manifest, manifest_digest, manifest_roots, read_manifest
+from pipeline.source.checking import check_manifest
+from pipeline.source.manifest import manifest_digest, manifest_roots, read_manifest
 
 CONFIG = SourceConfig()
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import SourceConfig
+from pipeline.source.checking import check_manifest
 from pipeline.source.kaldi import FILES
-from pipeline.source.manifest import check_manifest
 
 TEXT = st.sampled_from(["a", "b", "\ud800", "../x.wav", "file", "command", "MonoCut", "a\nb", ""]) | st.text(max_size=5)
 JSON = st.recursive(

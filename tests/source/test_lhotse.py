@@ -13,7 +13,8 @@ import soundfile
 
 from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError
-from pipeline.source.manifest import check_manifest, manifest_digest, read_manifest
+from pipeline.source.checking import check_manifest
+from pipeline.source.manifest import manifest_digest, read_manifest
 
 lhotse = pytest.importorskip("lhotse")
 

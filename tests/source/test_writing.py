@@ -16,7 +16,8 @@ from servers import S3Endpoint
 
 from pipeline.cli import main
 from pipeline.config import SourceConfig
-from pipeline.source.manifest import check_manifest, read_manifest
+from pipeline.source.checking import check_manifest
+from pipeline.source.manifest import read_manifest
 
 
 @pytest.fixture

@@ -76,6 +76,12 @@ def languages_of(config: EngineConfig, options: AskingOptions, version: Version 
     return found
 
 
+def row_tasks(version: Version = "4.1") -> dict[str, frozenset[str] | None]:
+    """What rows may ask for: "transcribe", or a language to translate into, and the languages of the speech."""
+    into = {target: translated_from(target, version) for target in LANGUAGE_NAMES}
+    return {"transcribe": transcribed(version), **into}
+
+
 def version_of(options: AskingOptions, checkpoint: Checkpoint, known: Collection[Version] = ("4.0", "4.1")) -> Version:
     """Whose prompts the model knows. Raises ConfigError where nothing tells, or where it cannot do what is asked.
 
@@ -110,12 +116,17 @@ def version_of(options: AskingOptions, checkpoint: Checkpoint, known: Collection
 def instruct(
     chunk: ChunkAudio, task: str, options: AskingOptions, version: Version, count_tokens: Callable[[str], int]
 ) -> tuple[str, tuple[str, ...]]:
-    """The instruction for a chunk, and warnings: keywords that would crowd out the audio are cut. 3.3 is told of none."""
+    """The instruction for a chunk, and warnings: keywords that would crowd out the audio are cut. 3.3 is told of none.
+
+    `task`: of chunks that name none.
+    """
+    task = chunk.task or task
+    target = primary_language(chunk.target_language or options.target_language)
     wanted = clean_keywords(chunk.keywords or options.keywords) if version != "3.3" else ()
     kept = wanted
-    while kept and count_tokens(_word(kept, task, options, version)) > _KEYWORD_POSITIONS:
+    while kept and count_tokens(_word(kept, task, target, options, version)) > _KEYWORD_POSITIONS:
         kept = kept[: len(kept) // 2]
-    return _word(kept, task, options, version), ("keywords_cut",) if len(kept) < len(wanted) else ()
+    return _word(kept, task, target, options, version), ("keywords_cut",) if len(kept) < len(wanted) else ()
 
 
 def budget_of(audio_s: float, options: AskingOptions) -> int:
@@ -123,8 +134,7 @@ def budget_of(audio_s: float, options: AskingOptions) -> int:
     return min(16 + math.ceil(options.tokens_per_s * audio_s), options.max_new_tokens)
 
 
-def _word(keywords: Sequence[str], task: str, options: AskingOptions, version: Version) -> str:
+def _word(keywords: Sequence[str], task: str, target: str, options: AskingOptions, version: Version) -> str:
     if task == "translate":
-        target = primary_language(options.target_language)
         return translation(target, keywords, punctuated=options.punctuation, version=version)
     return transcription(version, keywords, punctuated=options.punctuation)

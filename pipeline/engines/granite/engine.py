@@ -22,6 +22,7 @@ from pipeline.engines.granite.asking import (
     budget_of,
     instruct,
     languages_of,
+    row_tasks,
     version_of,
 )
 from pipeline.engines.granite.checkpoint import DRAFT_HEAD, Checkpoint, read_checkpoint, revision_of
@@ -102,6 +103,7 @@ class Granite:
             padding="none",
             rtfx_per_worker=_PUBLISHED_RTFX,
             licence="Apache-2.0",
+            row_tasks=row_tasks(version),
         )
 
     def load(self) -> None:
@@ -171,7 +173,9 @@ class Granite:
             chunk, self._config.task, self._options, self._version, recognizer.count_tokens
         )
         budget = budget_of(chunk.audio_s, self._options)
-        return Question(chunk.samples, instruction, budget, self._options.speculate), warnings
+        # The encoder drafts in the language that it hears: of no use to a translation.
+        speculate = self._options.speculate and (chunk.task or self._config.task) != "translate"
+        return Question(chunk.samples, instruction, budget, speculate), warnings
 
     def _warm_up(self) -> None:
         noise = np.random.default_rng(0)

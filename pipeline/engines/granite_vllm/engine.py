@@ -28,6 +28,7 @@ from pipeline.engines.granite.asking import (
     budget_of,
     instruct,
     languages_of,
+    row_tasks,
     version_of,
 )
 from pipeline.engines.granite.checkpoint import GRANITE, TOKENIZER_FILE, read_checkpoint, revision_of
@@ -106,6 +107,7 @@ class Vllm:
             padding="none",
             rtfx_per_worker=_PUBLISHED_RTFX,
             licence="Apache-2.0",
+            row_tasks=row_tasks(),
         )
 
     def load(self) -> None:

@@ -54,4 +54,5 @@ def declare(config: EngineConfig, card: ModelCard, *, word_times: bool, rtfx: fl
         padding="fixed",
         rtfx_per_worker=rtfx,
         licence=card.licence,
+        row_tasks={"transcribe": card.languages, "en": card.languages} if card.multilingual else {},
     )

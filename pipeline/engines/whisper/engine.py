@@ -144,7 +144,8 @@ class Whisper:
         encoded = self._model.encode(ctranslate2.StorageView.from_array(features))
         languages = self._languages(chunks, encoded)
         prompts = [
-            self._vocabulary.prompt(language, chunk.keywords) for chunk, language in zip(chunks, languages, strict=True)
+            self._vocabulary.prompt(language, chunk.keywords, chunk.task)
+            for chunk, language in zip(chunks, languages, strict=True)
         ]
         found: dict[int, Decoded] = {}
         # ctranslate2 wants the start token at the same position in the whole batch.
@@ -196,8 +197,8 @@ class Whisper:
 
     def _align(self, chunks: Sequence[ChunkAudio], encoded: Any, decoded: list[Decoded]) -> list[Decoded]:
         aligned = list(decoded)
-        for rows in group_equal([one.language for one in decoded]):
-            tokens = self._vocabulary.of(decoded[rows[0]].language)
+        for rows in group_equal([(one.language, chunk.task) for one, chunk in zip(decoded, chunks, strict=True)]):
+            tokens = self._vocabulary.of(decoded[rows[0]].language, chunks[rows[0]].task)
             texts = [[token for token in decoded[row].tokens if token < tokens.eot] for row in rows]
             frames = [len(chunks[row].samples) // HOP_SAMPLES for row in rows]
             results = self._model.align(_take(encoded, rows), tokens.sot_sequence, texts, frames)

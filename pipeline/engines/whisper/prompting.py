@@ -16,7 +16,10 @@ _PROMPT_TOKENS = CONTEXT_TOKENS // 2 - 5  # of keywords: half the context less s
 
 
 class Vocabulary:
-    """A model's tokenizer, told what is asked of every chunk. Raises bare Exceptions for a file that cannot be read."""
+    """A model's tokenizer, told what is asked of chunks. Raises bare Exceptions for a file that cannot be read.
+
+    `task`: of chunks that name none.
+    """
 
     def __init__(
         self,
@@ -30,12 +33,12 @@ class Vocabulary:
         import tokenizers
 
         self._tokenizer = tokenizers.Tokenizer.from_file(str(file))
-        self._multilingual, self._task, self._timestamps, self._prompt = multilingual, task, timestamps, prompt.strip()
+        self._multilingual, self.task, self._timestamps, self._prompt = multilingual, task, timestamps, prompt.strip()
         self.of = lru_cache(maxsize=128)(self._view)
 
-    def prompt(self, language: str, keywords: Sequence[str]) -> list[int]:
+    def prompt(self, language: str, keywords: Sequence[str], task: str | None = None) -> list[int]:
         """The tokens before the text. Keywords beyond what the model can hold are cut."""
-        tokens = self.of(language)
+        tokens = self.of(language, task or self.task)
         start = [*tokens.sot_sequence, *([] if self._timestamps else [tokens.no_timestamps])]
         context = " ".join(filter(None, [self._prompt, ", ".join(keywords)]))
         return [tokens.sot_prev, *tokens.encode(" " + context)[:_PROMPT_TOKENS], *start] if context else start
@@ -46,11 +49,11 @@ class Vocabulary:
 
         return list(get_suppressed_tokens(self.of("en"), [-1]) or ())
 
-    def _view(self, language: str) -> Any:
-        """The tokenizer as faster-whisper wraps it, for one language."""
+    def _view(self, language: str, task: str | None = None) -> Any:
+        """The tokenizer as faster-whisper wraps it, for one language and task."""
         from faster_whisper.tokenizer import Tokenizer
 
-        return Tokenizer(self._tokenizer, self._multilingual, self._task, language)
+        return Tokenizer(self._tokenizer, self._multilingual, task or self.task, language)
 
 
 def group_equal(keys: Sequence[Hashable]) -> list[list[int]]:

@@ -111,7 +111,7 @@ class WhisperTransformers:
             raise EngineDead("The engine is not loaded.")
         features = np.stack([log_mels(self._extractor, chunk.samples) for chunk in chunks])
         clips = [
-            Clip(chunk.language or self._language, chunk.keywords, len(chunk.samples) // HOP_SAMPLES)
+            Clip(chunk.language or self._language, chunk.keywords, len(chunk.samples) // HOP_SAMPLES, chunk.task)
             for chunk in chunks
         ]
         decoded: list[Decoded] = self._recognizer.decode(features, clips)

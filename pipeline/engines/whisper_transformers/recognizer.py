@@ -32,11 +32,12 @@ _ALIGNED_AT_ONCE = 8  # the attention of all layers is kept: 0.1 GB per row in t
 
 
 class Clip(NamedTuple):
-    """What is asked about a chunk: its language (None: detect it), its keywords, and its length in mel frames."""
+    """What is asked about a chunk: its language (None: detect it), keywords and task (None: the config's); its mel frames."""
 
     language: str | None
     keywords: tuple[str, ...]
     frames: int
+    task: str | None = None
 
 
 class Recognizer:
@@ -96,7 +97,7 @@ class Recognizer:
             encoded = self._model.model.encoder(mels).last_hidden_state
             languages = self._languages(clips, encoded)
             prompts = [
-                self._vocabulary.prompt(language, clip.keywords)
+                self._vocabulary.prompt(language, clip.keywords, clip.task)
                 for clip, language in zip(clips, languages, strict=True)
             ]
             for rows in group_equal([len(prompt) for prompt in prompts]):
@@ -227,7 +228,11 @@ class Recognizer:
         for at in range(0, len(rows), _ALIGNED_AT_ONCE):
             part = rows[at : at + _ALIGNED_AT_ONCE]
             starts = [
-                [*self._vocabulary.of(decoded[row].language).sot_sequence, self._tokens.no_timestamps] for row in part
+                [
+                    *self._vocabulary.of(decoded[row].language, clips[row].task).sot_sequence,
+                    self._tokens.no_timestamps,
+                ]
+                for row in part
             ]
             read = [[*start, *spoken[row]] for start, row in zip(starts, part, strict=True)]
             hidden, _, attention = self._read_along(encoded[part], read, attend=True)
