@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import weakref
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,25 +74,28 @@ class RowFile:
                 self.rows, self.pieces = self.rows + batch.num_rows, self.pieces + 1
 
     @contextmanager
-    def read(self) -> Iterator[pa.ipc.RecordBatchFileReader | None]:
-        """The pieces, to be had by number; None: nothing was written. Nothing can be added any more."""
-        if self._writer is None:
-            yield None
-            return
+    def read(self) -> Iterator[Callable[[int], pa.RecordBatch]]:
+        """What gives each piece by its number. Nothing can be added any more."""
         with on_local_disk():
+            if self._writer is None:
+                raise ValueError("a row file without rows has no pieces")
             self._writer.close()
             # Not mapped: pages of a mapped file count as this process's memory.
             file = pa.OSFile(str(self._path))
         with file:
-            yield pa.ipc.open_file(file)
+            reader = pa.ipc.open_file(file)
+
+            def piece(number: int) -> pa.RecordBatch:
+                with on_local_disk():
+                    return reader.get_batch(number)
+
+            yield piece
 
     def __iter__(self) -> Iterator[pa.Table]:
         """Piece by piece."""
-        with self.read() as reader:
-            for number in range(reader.num_record_batches if reader else 0):
-                with on_local_disk():
-                    table = pa.Table.from_batches([reader.get_batch(number)])
-                yield table
+        if self.pieces:
+            with self.read() as piece:
+                yield from (pa.Table.from_batches([piece(number)]) for number in range(self.pieces))
 
 
 class PlanSorter:
@@ -116,7 +119,7 @@ class PlanSorter:
     @property
     def rows(self) -> int:
         """How many have come."""
-        return self._file.rows + sum(table.num_rows for table in self._waiting)
+        return self._file.rows + sum(map(len, self._waiting))
 
     def ordered(self) -> Iterator[pa.Table]:
         """All rows, table after table. Call it once, at the end."""
@@ -139,12 +142,11 @@ class PlanSorter:
     def _merged(self) -> Iterator[pa.Table]:
         pieces = sorted(range(len(self._firsts)), key=self._firsts.__getitem__)
         at_once = max(self._runs, _PIECES_AT_ONCE)
-        with self._file.read() as reader:
+        with self._file.read() as read:
             waiting = ROWS_SCHEMA.empty_table()
             for start in range(0, len(pieces), at_once):
-                with on_local_disk():
-                    read = [reader.get_batch(piece) for piece in pieces[start : start + at_once]]
-                waiting = in_plan_order(pa.concat_tables([waiting, pa.Table.from_batches(read)]))
+                some = pa.Table.from_batches([read(piece) for piece in pieces[start : start + at_once]])
+                waiting = in_plan_order(pa.concat_tables([waiting, some]))
                 following = pieces[start + at_once : start + at_once + 1]
                 stop = _rows_before(waiting, self._firsts[following[0]]) if following else waiting.num_rows
                 if stop:
