@@ -54,7 +54,7 @@ class Run:
     @property
     def expected(self) -> Expense:
         """What the plan should take and cost, all of it, on the terms of this call."""
-        return expected(self.totals.audio_s, self.terms, self.config.runtime.engine_workers)
+        return expected(self.totals.audio_s, self.terms, self.config.runtime.workers)
 
     @property
     def uri(self) -> str:
@@ -123,7 +123,7 @@ def write_plan(run: Run) -> Run:
             "fingerprint": run.config.fingerprint(),
             "schema_version": SCHEMA_VERSION,
             "model_revision": run.spec.revision,
-            "expected": asdict(expected(run.new_windows.totals.audio_s, run.terms, run.config.runtime.engine_workers)),
+            "expected": asdict(expected(run.new_windows.totals.audio_s, run.terms, run.config.runtime.workers)),
             "config": run.config.text_settings(),
         },
     )

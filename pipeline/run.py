@@ -182,7 +182,7 @@ def _session(run: Run, started_at: str, watch: Watch, first_commit_s: float) -> 
         wall_s=round(watch.elapsed_s, 3),
         audio_s=watch.tally.audio_s,
         shards=watch.tally.shards,
-        engine_workers=run.config.runtime.engine_workers if run.config.runtime.kind == "ray" else 1,
+        engine_workers=run.config.runtime.workers,
         hardware=f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
         versions=_versions(),
         usd_per_hour=run.terms.usd_per_hour,

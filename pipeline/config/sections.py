@@ -186,6 +186,11 @@ class RuntimeConfig(Section):
         ge=2**28,
     )
 
+    @property
+    def workers(self) -> int:
+        """Engines that work side by side: without Ray there is one."""
+        return self.engine_workers if self.kind == "ray" else 1
+
 
 class CostConfig(Section):
     """What the run's machines cost (docs/cost.md)."""

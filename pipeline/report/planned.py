@@ -14,14 +14,14 @@ _LANGUAGES_SHOWN = 12
 def plan_text(run: Run) -> str:
     """Hours, shards, what they should take and cost, and the same by language and by length."""
     totals, whole, terms = run.totals, run.expected, run.terms
-    workers, per_engine = run.config.runtime.engine_workers, run.config.runtime.engine_gpus
+    workers, per_engine = run.config.runtime.workers, run.config.runtime.engine_gpus
     source = "as the price file has measured" if terms.measured else "the engine's own rough figure"
     lines = [
         f"run        {run.identity.run_id}, in {run.uri}",
         f"plan       {totals.recordings} recordings, {whole.audio_h:.2f} h, {totals.windows} windows in {totals.shards} shards",
         f"engine     {run.spec.name}, model {run.spec.model}, revision {run.spec.revision}",
         f"expected   {clock(whole.engine_h * 3600)} of engine time at about {terms.rtfx_per_worker:g}× real time ({source}),"
-        f" {clock(whole.wall_h * 3600)} with {workers} engine workers",
+        f" {clock(whole.wall_h * 3600)} with {workers} engine {'worker' if workers == 1 else 'workers'}",
     ]
     if per_engine:
         lines.append(f"           {whole.engine_h * per_engine:,.2f} accelerator hours, {per_engine:g} for each worker")
@@ -50,7 +50,7 @@ def _share_table(what: str, shares: Shares, names: list[str], run: Run) -> str:
     per_engine = run.config.runtime.engine_gpus
     rows = []
     for name in names:
-        part = expected(shares[name]["audio_s"], run.terms, run.config.runtime.engine_workers)
+        part = expected(shares[name]["audio_s"], run.terms, run.config.runtime.workers)
         cost = [] if part.usd is None else [f"${part.usd:,.2f}"]
         numbers = [
             f"{part.audio_h:,.2f} h",
