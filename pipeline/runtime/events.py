@@ -129,7 +129,7 @@ EVENTS = {
             "shard_id": _text("the shard"),
             "stage": _text("decode | transcribe | publish"),
             "message": _text("one sentence"),
-            "refused": Field("integer", "1: a store refuses us, and someone has to mend that; else 0"),
+            "refused": _count("1: a store refuses us, and someone has to mend that; else 0"),
         },
     ),
     "shards_lost": Event(

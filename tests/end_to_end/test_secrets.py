@@ -57,6 +57,7 @@ def test_no_secret_is_in_anything_a_run_writes(
         out,
         **{
             "runtime.kind": kind,
+            "runtime.events": ray_folder / "events.jsonl",
             "source.roots": f"[{archive}]",
             "source.storage_options": json.dumps({"key": CANARIES["key of the source"]}),
             "store.storage_options": json.dumps({"secret": CANARIES["secret of the store"]}),
