@@ -5,6 +5,7 @@ what was written down before can tell what it was about. A chunk that was alone 
 (`poison`); its neighbours are published. Ray-free.
 
 <run>/attempts/<shard>/<attempt>/00007-c12     the attempt's 8th chunk to begin is the shard's chunk 12
+<run>/attempts/<shard>/<attempt>/00000-all     all chunks of the shard began together, in a process that nobody replaces
 <run>/attempts/<shard>/<attempt>/00031-end     the attempt came to its end: none of its chunks did any harm
 """
 
@@ -12,8 +13,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import astuple, replace
 from uuid import uuid4
 
@@ -26,7 +27,7 @@ from pipeline.records import DecodedShard, EngineStats, Failure, Hypothesis, Tra
 from pipeline.store.objects import ObjectStore
 
 _DEATHS = 2  # alone in the process both times: one death may be the machine's own
-_END = "end"
+_END, _ALL = "end", "all"
 
 
 class CrashJournal:
@@ -41,6 +42,15 @@ class CrashJournal:
     def poisonous(self) -> frozenset[int]:
         """Chunks (positions in the shard) that were alone in their process when it died, twice. Raises StoreError."""
         return deadly(info.key for info in self._store.list(f"{self._folder}/"))
+
+    def broke_off(self) -> bool:
+        """Whether a process ended over the shard without a word. Raises StoreError."""
+        notes = _last_notes(info.key for info in self._store.list(f"{self._folder}/"))
+        return any(note != _END for note in notes)
+
+    def begin_all(self) -> None:
+        """Note that all chunks are next, together. Raises StoreError."""
+        self._note(_ALL)
 
     def begin(self, chunk: int) -> None:
         """Note that a chunk is next; the worker may not come back. Raises StoreError."""
@@ -57,12 +67,17 @@ class CrashJournal:
 
 def deadly(keys: Iterable[str]) -> frozenset[int]:
     """The chunks with which at least two attempts broke off, out of the keys of their notes."""
+    deaths = Counter(int(note[1:]) for note in _last_notes(keys) if note not in (_END, _ALL))
+    return frozenset(chunk for chunk, count in deaths.items() if count >= _DEATHS)
+
+
+def _last_notes(keys: Iterable[str]) -> list[str]:
+    """What each attempt noted last."""
     last: dict[str, str] = {}
     for key in sorted(keys):
         _, attempt, note = key.rsplit("/", 2)
         last[attempt] = note.partition("-")[2]
-    deaths = Counter(int(note[1:]) for note in last.values() if note != _END)
-    return frozenset(chunk for chunk, count in deaths.items() if count >= _DEATHS)
+    return list(last.values())
 
 
 class Turns:
@@ -94,6 +109,40 @@ class Turns:
                 self._running -= 1
                 self._alone = self._alone and not careful
                 self._free.notify_all()
+
+
+def transcribe_noted(
+    shards: Sequence[DecodedShard], engine: Engine, config: RunConfig, memory: MemoryBudget, store: ObjectStore
+) -> list[TranscribedShard]:
+    """As `flow.transcribe`, where nobody replaces the process: a note before each shard tells the next run what it died of.
+
+    A shard over which a run ended before is done carefully. Raises EngineDead, StoreError.
+    """
+    journals = [CrashJournal(store, shard.shard.shard_id) for shard in shards]
+    suspects = [journal.broke_off() for journal in journals]
+    if not any(suspects):
+        return _noted(shards, engine, config, memory, journals)
+    done = []
+    for shard, journal, is_suspect in zip(shards, journals, suspects, strict=True):
+        if is_suspect:
+            done.append(transcribe_carefully(shard, engine, config, memory, journal))
+        else:
+            done += _noted([shard], engine, config, memory, [journal])
+    return done
+
+
+def _noted(
+    shards: Sequence[DecodedShard],
+    engine: Engine,
+    config: RunConfig,
+    memory: MemoryBudget,
+    journals: Sequence[CrashJournal],
+) -> list[TranscribedShard]:
+    with ExitStack() as attempts:
+        for journal in journals:
+            attempts.enter_context(_blaming_deaths_alone(journal))
+            journal.begin_all()
+        return transcribe(shards, engine, config, memory)
 
 
 def transcribe_carefully(

@@ -17,7 +17,7 @@ def run_shards(todo: pa.Table, assignment: Assignment) -> Iterator[Receipt | Und
     Raises RunBrokenOffError when the engine dies: there is no other process to go on with.
     """
     decoder, publisher = Decoder(assignment), Publisher(assignment)
-    transcriber = Transcriber(assignment)
+    transcriber = Transcriber(assignment, takes_notes=True)
     per_call = assignment.config.batch.shards_per_call
     try:
         for start in range(0, todo.num_rows, per_call):

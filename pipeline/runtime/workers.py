@@ -34,7 +34,7 @@ from pipeline.metrics.measures import (
     language_label,
 )
 from pipeline.records import DecodedShard, Failure, Receipt, RunIdentity, StepTime, TranscribedShard, Undone
-from pipeline.runtime.crashes import CrashJournal, Turns, transcribe_carefully
+from pipeline.runtime.crashes import CrashJournal, Turns, transcribe_carefully, transcribe_noted
 from pipeline.store.ledger import ShardReader
 from pipeline.store.objects import ObjectStore
 
@@ -101,10 +101,18 @@ class Decoder:
 class Transcriber:
     """Decoded shards in, transcribed shards out; safe to call from several threads.
 
-    `replaces_a_dead_one`: the first calls are those that its predecessor in the pool may have died of.
+    `replaces_a_dead_one`: the first calls are those that its predecessor in the pool may have died of. `takes_notes`: nobody
+    replaces this process, so it writes down what it begins, for the next run to see.
     """
 
-    def __init__(self, assignment: Assignment, replaces_a_dead_one: bool = False, recorder: Recorder = SILENT) -> None:
+    def __init__(
+        self,
+        assignment: Assignment,
+        replaces_a_dead_one: bool = False,
+        recorder: Recorder = SILENT,
+        takes_notes: bool = False,
+    ) -> None:
+        self._takes_notes = takes_notes
         self._config = assignment.config
         self._recorder = recorder
         self._news = News("engine", replaces_a_dead_one, recorder)
@@ -153,6 +161,8 @@ class Transcriber:
                 self._recorder.record(AUDIO_SECONDS, chunk.audio_s, lang=lang, stage="engine")
 
     def _transcribe(self, shards: Sequence[DecodedShard], careful: bool) -> list[TranscribedShard]:
+        if self._takes_notes and not careful:
+            return transcribe_noted(shards, self._engine, self._config, self._memory, self._store)
         if not careful:
             return transcribe(shards, self._engine, self._config, self._memory)
         return [

@@ -34,6 +34,7 @@ from servers import S3Endpoint, connect, start_seaweed  # noqa: E402
 
 RATES = {"refuse": 0.10, "lose": 0.05, "reset": 0.02}
 CLIPS_PER_SHARD = 2
+SPEED = {"seconds_per_audio_s": 0.15}
 # Seconds until Ray and its pools stand (a kill before would hit nothing), and then between kills, on average.
 PACE = {"ray": (12.0, 6.0), "local": (2.5, 1.0)}
 GIVE_UP_S = 900.0
@@ -55,7 +56,8 @@ class Storm:
     doubled: int = 0
     unreadable: int = 0
     wrong: int = 0
-    recomputed: float = 0.0
+    recomputed: float = 0.0  # audio fetched again, as a share of the archive's
+    heard_again: float = 0.0  # audio that went into an engine again, as a share of the archive's
     faults: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -124,7 +126,7 @@ def settings(endpoint_url: str, key: str, secret: str, output: str, **extra: Any
         "engine.name": "fake",
         "engine.model": "fake",
         "engine.language": "en",
-        "engine.options": "{seconds_per_audio_s: 0.15}",
+        "engine.options": json.dumps(SPEED),
         "chunk.vad": "none",
         "plan.shard_s": float(CLIPS_PER_SHARD),
         "runtime.engine_workers": 2,
@@ -217,6 +219,13 @@ def judge(storm: Storm, filesystem: Any, output: str, texts: dict[str, str], pro
     storm.recomputed = sum(audio.values()) / max(1, len(texts)) - 1
 
 
+def heard_again(diary: Path, clips: int) -> float:
+    """Seconds of audio that engines took in beyond the archive's (clips of a second), dead engines included."""
+    from pipeline.engines.fake import ChunkNote
+
+    return sum(note.audio_s for note in ChunkNote.read(diary)) / clips - 1
+
+
 def read(filesystem: Any, path: str) -> list[dict[str, Any]]:
     """A Parquet object's rows."""
     rows: list[dict[str, Any]] = pq.ParquetFile(BytesIO(filesystem.cat_file(path))).read().to_pylist()
@@ -228,14 +237,16 @@ def run_seed(storm: Storm, endpoint: S3Endpoint, texts: dict[str, str], folder: 
     output = f"chaos/out-{storm.seed}"
     with flaky_proxy(endpoint.endpoint_url) as proxy:
         proxy.rates, proxy.random = RATES, Random(storm.seed)
-        log = folder / f"{storm.seed}.log"
+        log, diary = folder / f"{storm.seed}.log", folder / f"{storm.seed}.diary"
+        extra: dict[str, Any] = {"engine.options": json.dumps(SPEED | {"diary": str(diary)})}
         if on_ray:
             with cluster() as made:
-                address = {"runtime.kind": "ray", "runtime.address": made.address}
-                weather(storm, settings(proxy.url, *endpoint[1:], f"s3://{output}", **address), log, made)
+                extra |= {"runtime.kind": "ray", "runtime.address": made.address}
+                weather(storm, settings(proxy.url, *endpoint[1:], f"s3://{output}", **extra), log, made)
         else:
-            arguments = settings(proxy.url, *endpoint[1:], f"s3://{output}", **{"runtime.kind": "local"})
-            weather(storm, arguments, log, None)
+            extra["runtime.kind"] = "local"
+            weather(storm, settings(proxy.url, *endpoint[1:], f"s3://{output}", **extra), log, None)
+        storm.heard_again = heard_again(diary, len(texts))
         judge(storm, connect(endpoint), output, texts, proxy)
     return storm
 
@@ -255,10 +266,9 @@ def main() -> None:
     if args.weather:
         sys.exit(not in_weather(args.weather, args.shards, args.share))
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    print(
-        "| seed | drivers | workers | nodes | faults | starts | lost | doubled | unreadable | wrong | done again | wall |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    columns = ["seed", "drivers", "workers", "nodes", "faults", "starts", "lost", "doubled", "unreadable", "wrong"]
+    print(f"| {' | '.join([*columns, 'fetched again', 'heard again', 'wall'])} |")
+    print(f"|{'---|' * 13}", flush=True)
     storms = []
     with tempfile.TemporaryDirectory() as name, start_seaweed(Path(name)) as endpoint:
         texts = put_archive(connect(endpoint), "chaos", args.shards * CLIPS_PER_SHARD)
@@ -287,7 +297,9 @@ def line(storm: Storm) -> str:
     faults = "+".join(str(storm.faults.get(name, 0)) for name in RATES)
     counts = (storm.lost, storm.doubled, storm.unreadable, storm.wrong)
     cells = (storm.seed, storm.drivers, storm.workers, storm.nodes, faults, storm.starts, *counts)
-    return f"| {' | '.join(map(str, cells))} | {storm.recomputed:.1%} | {storm.wall_s:.0f} s |"
+    return (
+        f"| {' | '.join(map(str, cells))} | {storm.recomputed:.1%} | {storm.heard_again:.1%} | {storm.wall_s:.0f} s |"
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ def test_nothing_is_lost_doubled_or_unreadable(s3_endpoint: S3Endpoint, texts: d
     storm = run_seed(Storm(seed=1, shards=SHARDS, kills=2), s3_endpoint, texts, tmp_path, on_ray=False)
     assert storm.clean, storm
     assert storm.drivers >= 1, "too few kills to prove anything"
+    assert 0 <= storm.heard_again < 1, "every clip went into an engine, and few of them twice"
     assert sum(storm.faults.values()) > 8, "a store that behaves proves nothing"
     losses_by_a_judge_who_looks(storm, s3_endpoint, texts)
 
