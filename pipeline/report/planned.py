@@ -15,7 +15,7 @@ def plan_text(run: Run) -> str:
     """Hours, shards, what they should take and cost, and the same by language and by length."""
     totals, whole, terms = run.totals, run.expected, run.terms
     workers, per_engine = run.config.runtime.workers, run.config.runtime.engine_gpus
-    source = "as the price file has measured" if terms.measured else "the engine's own rough figure"
+    source = "from the price file" if terms.measured else "the engine's own rough figure"
     lines = [
         f"run        {run.identity.run_id}, in {run.uri}",
         f"plan       {totals.recordings} recordings, {whole.audio_h:.2f} h, {totals.windows} windows in {totals.shards} shards",
