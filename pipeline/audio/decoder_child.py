@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from pipeline.audio import wire
+from pipeline.audio import syscalls, wire
 from pipeline.errors import AudioError
 
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> None:
     output = Output(sock, wire.map_area(int(arguments[1]), writable=True))
     _give_up_rights(memory_bytes=int(arguments[2]))
     decode = import_module("pipeline.audio.decode")  # only now: the libraries load under the limits
+    syscalls.forbid()  # best effort, and not before: a library may look for its parts with another program
     allowed_s = 0.0
     fresh = True
 
