@@ -133,16 +133,18 @@ def _passes(
     run: Run, entries: pa.Table, todo: pa.Table, say: Callable[[str], None], events: EventLog
 ) -> tuple[Undone, ...]:
     """A pass over the shards to do, and careful ones over those that came back without a word. Returns some that failed."""
-    undone = _pass(run, todo, Watch(_goal(run, entries, todo), events))
+    undone, is_broken_off = _pass(run, todo, Watch(_goal(run, entries, todo), events))
     for _ in range(_CAREFUL_PASSES):
-        if len(undone) >= _UNDONE_IN_A_ROW or any(shard.refused for shard in undone):
+        if is_broken_off or any(shard.refused for shard in undone):
             break  # not the audio's doing
         lost = _without(run.ledger.todo(entries), undone)
         if not lost.num_rows:
             break
         say(f"{lost.num_rows} shards ended their workers; looking for the audio that does it.")
         events.tell("shards_lost", count=lost.num_rows, shard_ids=lost["shard_id"].slice(0, _LOST_NAMED).to_pylist())
-        undone += _pass(run, lost, Watch(_goal(run, entries, run.ledger.todo(entries)), events), careful=True)
+        watch = Watch(_goal(run, entries, run.ledger.todo(entries)), events)
+        more, is_broken_off = _pass(run, lost, watch, careful=True)
+        undone += more
     return tuple(sorted(undone, key=lambda shard: not shard.refused)[:_REASONS_KEPT])
 
 
@@ -152,12 +154,16 @@ def _without(todo: pa.Table, undone: tuple[Undone, ...]) -> pa.Table:
     return todo.filter(pc.invert(pc.is_in(todo["shard_id"], ids)))
 
 
-def _pass(run: Run, todo: pa.Table, watch: Watch, careful: bool = False) -> tuple[Undone, ...]:
-    """One pass over the shards to do; the session is recorded even when it is cut short. Returns those that failed."""
+def _pass(run: Run, todo: pa.Table, watch: Watch, careful: bool = False) -> tuple[tuple[Undone, ...], bool]:
+    """One pass over the shards to do; the session is recorded even when it is cut short.
+
+    Returns those that failed, and whether so many did in a row that the rest was left.
+    """
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     first_commit_s = 0.0
     reasons: list[Undone] = []
     in_a_row = refused_in_a_row = 0
+    is_broken_off = False
     try:
         with watch:
             for receipt in receipts(run, todo, careful):
@@ -167,12 +173,13 @@ def _pass(run: Run, todo: pa.Table, watch: Watch, careful: bool = False) -> tupl
                 refused_in_a_row = refused_in_a_row + 1 if isinstance(receipt, Undone) and receipt.refused else 0
                 if isinstance(receipt, Undone):
                     reasons.append(receipt)
-                if in_a_row == _UNDONE_IN_A_ROW or refused_in_a_row == _REFUSED_IN_A_ROW:
+                is_broken_off = in_a_row == _UNDONE_IN_A_ROW or refused_in_a_row == _REFUSED_IN_A_ROW
+                if is_broken_off:
                     break  # a full disk, a store that is gone: the rest would be decoded for nothing
     finally:
         if watch.tally.shards:
             run.ledger.add_session(_session(run, started_at, watch, first_commit_s))
-    return tuple(reasons)
+    return tuple(reasons), is_broken_off
 
 
 def _session(run: Run, started_at: str, watch: Watch, first_commit_s: float) -> Session:
