@@ -162,6 +162,7 @@ class ProgressLine:
         self._painting = self._stream.isatty()
         self._printed_s = 0.0
         self._printed_shards = 0
+        self._is_gone = False
 
     def show(self) -> None:
         """Print when it is time: soon where the line is rewritten, later in a log, and later still where nothing has come."""
@@ -176,7 +177,7 @@ class ProgressLine:
         if self._course.tally.shards or self._course.tally.undone:
             self._print()
         if self._painting and self._printed_s:
-            self._stream.write("\n")
+            self._put("\n")
 
     def _print(self) -> None:
         self._printed_s = self._course.elapsed_s
@@ -185,8 +186,16 @@ class ProgressLine:
         if self._painting:
             # A line that wraps cannot be rewritten.
             text = f"\r\x1b[2K{text[: shutil.get_terminal_size().columns - 1]}"
-        self._stream.write(text if self._painting else f"{text}\n")
-        self._stream.flush()
+        self._put(text if self._painting else f"{text}\n")
+
+    def _put(self, text: str) -> None:
+        if self._is_gone:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # nobody reads it any more: no reason to end a run
+            self._is_gone = True
 
 
 def progress_text(progress: Progress) -> str:

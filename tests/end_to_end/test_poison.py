@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from events_read import events_in, named
 from running import fake_settings, quarry, table
 
 from pipeline.engines.fake import ChunkNote
@@ -52,6 +53,7 @@ def test_exactly_the_culprits_fail(tmp_path: Path, kind: str, count: int) -> Non
             "batch.timeout_per_audio_s": 0,
             "runtime.kind": "ray",
             "runtime.engine_cpus": 0.2,
+            "runtime.events": tmp_path / "events.jsonl",
         },
     )
     done = quarry("run", *settings)
@@ -64,6 +66,11 @@ def test_exactly_the_culprits_fail(tmp_path: Path, kind: str, count: int) -> Non
     deaths = deaths_of(manifest.parent, poisonous, tmp_path / "diary")
     print(f"{kind}, {count} recordings: deaths of each culprit {deaths}")
     assert all(1 < number <= 3 for number in deaths.values()), deaths
+    events = events_in(tmp_path / "events.jsonl")
+    assert sum(event["rows"] for event in named(events, "poison")) == len(poisonous)
+    # Where too few shards are left for a new worker to finish one, the next pass tells of them.
+    assert any(event["stage"] == "engine" for event in named(events, "worker_died")) or named(events, "shards_lost")
+    assert events[-1]["exit_code"] == 1
     assert quarry("verify", *settings).returncode == 0
 
 

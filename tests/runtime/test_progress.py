@@ -160,6 +160,17 @@ def test_a_terminal_sees_one_line_that_never_wraps(monkeypatch: pytest.MonkeyPat
     assert all(len(text.rstrip("\n")) <= 39 and "\n" not in text for text in painted)
 
 
+def test_a_terminal_that_is_gone_ends_nothing() -> None:
+    class Gone(StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with Watch(Goal(2, 3600), NO_EVENTS, Gone()) as watch:
+        watch.add(RECEIPT)
+        watch.add(RECEIPT)
+    assert watch.tally.shards == 2
+
+
 def test_the_stream_is_the_one_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StringIO()
     monkeypatch.setattr("sys.stderr", stream)
