@@ -21,7 +21,7 @@ from pipeline.text.choice import RETRIED, WEIGHTS
 SEGMENT_COLUMNS = ["recording_id", "start_s", "end_s", "text", "language", "speaker", "channel", "confidence", "flags"]
 SPAN_COLUMNS = ["id", "spans"]
 UNHEARD = "empty_on_speech"
-_NO_DOUBT = (RETRIED, "draft")
+NO_DOUBT = (RETRIED, "draft")  # marks of who heard it, and how
 _EACH = 2  # of every flag, however light
 _OF_ONE = 3  # of one recording, while there are others
 _SPARE = 4  # times as many are kept as are shown, so that one recording does not leave out the others
@@ -50,7 +50,7 @@ class Doubt:
     @property
     def badness(self) -> Badness:
         """Higher is worse."""
-        weight = sum(WEIGHTS.get(flag, 1) for flag in self.flags if flag not in _NO_DOUBT)
+        weight = sum(WEIGHTS.get(flag, 1) for flag in self.flags if flag not in NO_DOUBT)
         unsure = 0.5 if self.confidence is None else 1 - self.confidence
         return weight, unsure, self.end_s - self.start_s
 
@@ -71,7 +71,7 @@ class Doubts:
         flagged = rows.filter(pc.greater(pc.list_value_length(rows["flags"]), 0))
         lists = flagged["flags"]
         parents, flags = pc.list_parent_indices(lists), lists.flatten()
-        doubtful = pc.invert(pc.is_in(flags, value_set=pa.array(_NO_DOUBT)))
+        doubtful = pc.invert(pc.is_in(flags, value_set=pa.array(NO_DOUBT)))
         weights = _weights(flags) * doubtful.to_numpy(zero_copy_only=False)
         weight = np.bincount(parents.to_numpy(), weights, minlength=flagged.num_rows)
         confidence = pc.fill_null(flagged["confidence"], 0.5).to_numpy(zero_copy_only=False).astype(np.float64)

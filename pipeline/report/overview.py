@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.metrics.rtfx import padding_waste, rtfx
 from pipeline.report.charts import Column, Mark, Tick, columns, nice_scale, shares, swatch
+from pipeline.report.doubts import NO_DOUBT
 from pipeline.report.facts import Facts
 from pipeline.report.figures import NOTHING, count, length, percent, plural, tick, times, usd
 from pipeline.report.markup import Child, Markup, element, foreign, join, shown
@@ -96,7 +97,7 @@ def _key_figures(facts: Facts) -> Markup:
     scored = f"{percent(totals['wer_low'])} to {percent(totals['wer_high'])}" if totals["wer"] is not None else ""
     wall_s, audio_s = _walls(sessions)
     spent = (facts.run.get("cost") or {}).get("spent") or {}
-    flagged = sum(found["pieces"] for found in totals.get("flags", {}).values())
+    flagged = sum(found["pieces"] for flag, found in totals.get("flags", {}).items() if flag not in NO_DOUBT)
     pairs: list[tuple[str, Child, Child]] = [
         ("Audio", length(totals["audio_s"]), plural(totals["recordings"], "recording")),
         ("Word error rate", percent(totals["wer"]), scored or "no references"),

@@ -30,7 +30,7 @@ _SECTIONS = {
     "failures": "What went wrong",
     "speed": "Speed",
     "cost": "Cost",
-    "spread": "Lengths and confidence",
+    "spread": "Lengths",
     "again": "Heard again",
     "about": "Settings",
 }

@@ -15,11 +15,13 @@ from pipeline.report.parts import Field, note, numbers, plot, section, table
 from pipeline.report.slices import DURATION, MOST_VALUES, Slice
 from pipeline.report.snippets import LONGEST_S, Listen, Snippet
 from pipeline.runtime.progress import clock
+from pipeline.text.choice import RETRIED
 from pipeline.text.flags import FLAGS
 
 _LANGUAGES_SHOWN = 24
 _DURATION_TICKS_S = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36_000.0, 360_000.0)
 _LONGEST_TEXT = 600
+_MEANINGS = {**FLAGS, RETRIED: "a second engine heard it: a mark, and no doubt"}
 
 
 def accuracy(facts: Facts) -> Markup:
@@ -192,7 +194,10 @@ def _flags(flags: dict[str, dict[str, float]], audio_s: float) -> Markup:
     ]
     rows: list[Sequence[Child]] = [
         [
-            [element("code", shown(flag, 60)), element("span", FLAGS.get(flag, "the engine's own"), class_="aside")],
+            [
+                element("code", shown(flag, 60)),
+                element("span", _MEANINGS.get(flag, "the engine's own"), class_="aside"),
+            ],
             count(found["pieces"]),
             count(found["recordings"]),
             length(found["audio_s"]),
