@@ -1,13 +1,17 @@
-"""Rows that say the same as an earlier one. What is kept of each row is a hash of 8 bytes."""
+"""Rows that say the same as an earlier one. What is kept of each row is a hash of 8 bytes, of one that comes again 28 more."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+
+_KEY = os.urandom(16)
 
 
 class Repeat(NamedTuple):
@@ -36,25 +40,40 @@ class Repeats:
         self.rows += table.num_rows
 
     def find(self, tables: Iterable[tuple[str, list[int], pa.Table]]) -> Iterator[Repeat]:
-        """The repeats among the same rows, read again: equal hashes are only a suspicion. Without one nothing is read."""
-        ordered = np.sort(np.concatenate(self._hashes))
+        """The repeats among the same rows, read again: equal hashes are only a suspicion. Without one nothing is read.
+
+        Of what is suspected a second hash is kept, no values: a manifest may hold millions of rows twice.
+        """
+        ordered = np.concatenate(self._hashes)
+        self._hashes = [ordered]
+        ordered.sort()
         suspects = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
         if not len(suspects):
             return
-        first: dict[tuple[Any, ...], tuple[str, int]] = {}
+        seen = np.zeros(len(suspects), [("place", np.int32), ("number", np.int64), ("hash", np.int64)])
+        places: list[str] = []
         for place, numbers, table in tables:
+            if places[-1:] != [place]:
+                places.append(place)
             for number, values in zip(numbers, self._values(table), strict=True):
-                if values[0] is None or not _holds(suspects, hash(values)):
+                where = None if values[0] is None else _find(suspects, hash(values))
+                if where is None:
                     continue
-                if values in first:
-                    yield Repeat(place, number, *first[values], values)
-                else:
-                    first[values] = (place, number)
+                second = _second_hash(values)
+                if not seen[where]["number"]:
+                    seen[where] = (len(places) - 1, number, second)
+                elif seen[where]["hash"] == second:
+                    yield Repeat(place, number, places[seen[where]["place"]], int(seen[where]["number"]), values)
 
     def _values(self, table: pa.Table) -> Iterator[tuple[Any, ...]]:
         return zip(*(table[name].to_pylist() for name in self._columns), strict=True)
 
 
-def _holds(ordered: npt.NDArray[np.int64], value: int) -> bool:
+def _find(ordered: npt.NDArray[np.int64], value: int) -> int | None:
     place = int(np.searchsorted(ordered, value))
-    return place < len(ordered) and int(ordered[place]) == value
+    return place if place < len(ordered) and int(ordered[place]) == value else None
+
+
+def _second_hash(values: tuple[Any, ...]) -> int:
+    """Of what has an equal hash already. Salted per process too."""
+    return int.from_bytes(blake2b(repr(values).encode(), digest_size=8, key=_KEY).digest(), signed=True)

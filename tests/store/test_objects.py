@@ -15,6 +15,7 @@ import pytest
 from flaky_proxy import FlakyProxy
 
 from pipeline.config import StoreConfig
+from pipeline.store import s3_folder
 from pipeline.store.base import is_key
 from pipeline.store.objects import ObjectStore, StoreKeyMissing
 from pipeline.store.s3_folder import S3Folder
@@ -96,6 +97,23 @@ def test_a_large_object_arrives_whole(atomic_store: ObjectStore) -> None:
     assert atomic_store.put_if_absent("large", data)
     assert not atomic_store.put_if_absent("large", b"late")
     assert atomic_store.get("large") == data
+
+
+def test_a_file_is_put_as_its_bytes_are(
+    atomic_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_folder, "_PART_BYTES", 5 * MIB)  # the least that S3 takes
+    files = [tmp_path / str(number) for number in range(2)]
+    for number, file in enumerate(files):
+        file.write_bytes(np.random.default_rng(number).bytes(12 * MIB))
+    with ThreadPoolExecutor(2) as pool:
+        won = list(pool.map(lambda file: atomic_store.put_if_absent("plan", file), files))
+    assert sorted(won) == [False, True]
+    assert b"".join(atomic_store.blocks("plan")) == files[won.index(True)].read_bytes()
+    (tmp_path / "small").write_bytes(b"few")
+    assert atomic_store.put_if_absent("small", tmp_path / "small")
+    assert not atomic_store.put_if_absent("small", files[0])
+    assert atomic_store.get("small") == b"few"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +21,15 @@ from stores import s3_store
 
 from pipeline.config import StoreConfig
 from pipeline.errors import StoreError
-from pipeline.store import objects, patience
+from pipeline.store import objects, patience, s3_folder
 from pipeline.store.objects import ObjectStore
+from pipeline.store.s3_folder import S3Folder
 
 _WRITER = """
 import os, signal, sys
 from pipeline.config import StoreConfig
 from pipeline.store.objects import ObjectStore
+from pipeline.store.s3_folder import S3Folder
 die = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[2] in ("fsync", "link"):
     setattr(os, sys.argv[2], die)
@@ -61,6 +64,7 @@ import resource, sys
 from pipeline.config import StoreConfig
 from pipeline.errors import StoreError
 from pipeline.store.objects import ObjectStore
+from pipeline.store.s3_folder import S3Folder
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 store = ObjectStore.open(sys.argv[1], StoreConfig())
 try:
@@ -99,6 +103,30 @@ def test_our_own_put_is_ours_although_the_answer_was_lost(flaky: ObjectStore, pr
     assert flaky.put_if_absent("a", b"ours")
     assert proxy.requests["PUT"] == 3
     assert flaky.get("a") == b"ours"
+
+
+def test_a_large_file_is_ours_although_the_last_answer_was_lost(
+    flaky: ObjectStore, proxy: FlakyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_folder, "_PART_BYTES", 5 * 2**20)
+    path, upload = tmp_path / "plan", S3Folder._upload
+    path.write_bytes(np.random.default_rng(6).bytes(11 * 2**20))
+
+    def then_bad_weather(self: S3Folder, place: dict[str, str], file: Path) -> list[dict[str, Any]]:
+        parts = upload(self, place, file)
+        proxy.pending["lose", "POST"] = 1
+        return parts
+
+    monkeypatch.setattr(S3Folder, "_upload", then_bad_weather)
+    proxy.pending["refuse", "PUT"] = 2
+    assert flaky.put_if_absent("a", path)
+    assert proxy.requests["PUT"] == 5  # a part that was refused is put again, not the whole file
+    folder = flaky._folder
+    assert isinstance(folder, S3Folder)
+    assert folder._holds("a", path)
+    for other in (path.read_bytes()[:-1], path.read_bytes() + b"x", b"x" * 11 * 2**20):
+        path.write_bytes(other)
+        assert not folder._holds("a", path)
 
 
 def test_anothers_put_is_not_ours_after_an_unclear_answer(
