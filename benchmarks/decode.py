@@ -2,8 +2,9 @@
 
 Audio seconds per CPU second for ten minutes of each codec: Quarry's reader (its own process and the decoder's), the ffmpeg
 program with its own resampler, and libsndfile with soxr in one process, all to 16 kHz mono int16. Then clips of 10 s through
-the sandbox against the same decoding in one process.
-Medians of CPU time, which neighbours on the machine disturb less than wall time; every decoder uses one thread.
+the sandbox, announced as a run does it, against the same reader that decodes in its own process: samples alone, and windows with
+voice activity detection and cutting, which is what a run does with each clip.
+CPU time of all processes, and wall time; medians, and medians of the ratios of neighbours in time. Every decoder uses one thread.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -24,13 +27,16 @@ import soxr
 from corpus import SPEECH
 
 from pipeline.audio import decode
+from pipeline.audio.fetch import Blob
 from pipeline.audio.reader import AudioReader
+from pipeline.audio.sandbox import Decoder, SampleBuffer
+from pipeline.audio.window import clip, decode_window
 from pipeline.audio.wire import Request
-from pipeline.config import DecodeConfig, SourceConfig
-from pipeline.records import Recording
+from pipeline.config import ChunkConfig, DecodeConfig, PlanConfig, SourceConfig
+from pipeline.records import Recording, Window
 
 AUDIO_S, CLIP_S, ROUNDS = 600, 10, 3
-BURST, PAIRS = 10, 30
+BURST, PAIRS = 48, 15
 
 # name -> (file, channels, ffmpeg options)
 CODECS = {
@@ -61,11 +67,14 @@ def main() -> None:
             for codec, (file, _, _) in CODECS.items():
                 print(compare(reader, codec, folder / file), flush=True)
         print(
-            f"\n| {CLIP_S} s clips of | sandbox, CPU ms a clip | one process, CPU ms a clip | overhead |\n|---|---|---|---|"
+            f"\n| {CLIP_S} s clips of | CPU ms, with and without sandbox | CPU | wall | with VAD and chunks | CPU | wall |"
         )
-        with AudioReader(DecodeConfig(), SourceConfig(), [name]) as reader:
+        print("|---|---|---|---|---|---|---|")
+        sandboxed, inside = (AudioReader(DecodeConfig(), SourceConfig(), [name]) for _ in range(2))
+        inside._decoder = Inside(0, 1, 1)
+        with sandboxed, inside:
             for codec, (file, _, _) in CODECS.items():
-                print(overhead(reader, codec, folder / f"clip-{file}"), flush=True)
+                print(overhead(sandboxed, inside, codec, folder / f"clip-{file}"), flush=True)
 
 
 def make_material(folder: Path) -> None:
@@ -136,40 +145,55 @@ def by_libsndfile(path: Path) -> float | None:
         return None
 
 
-def overhead(reader: AudioReader, codec: str, path: Path) -> str:
-    """One row: CPU milliseconds of a clip through the sandbox (both processes) and in this process, turn by turn."""
-    recording = Recording("x", str(path))
-    request = Request(end=CLIP_S * 16_000, limit=2**40)
+class Inside(Decoder):
+    """A decoder without a process of its own: what the sandbox is measured against."""
 
-    def sandboxed() -> float:
-        begun = child_cpu_s(reader.decoder_pid)
+    def call(self, request: Request, blob: Blob, buffer: SampleBuffer, deadline_s: float) -> dict[str, Any]:
+        """Decode here and now."""
+        assert blob.fd is not None
+        begun_s = time.process_time()
+        report = decode.answer(request, _Opened(blob.fd, blob.size), _Into(buffer))
+        return {**report, "decode_s": time.process_time() - begun_s}
+
+
+def overhead(sandboxed: AudioReader, inside: AudioReader, codec: str, path: Path) -> str:
+    """One row: a clip with the sandbox and without, by the same reader, turn by turn; alone and as windows of a run."""
+    window = Window(Recording("x", str(path)), 0, 1, 0.0, CLIP_S, open_end=False)
+    stretch = clip(window)
+    assert stretch is not None
+
+    def samples(reader: AudioReader) -> None:
         for _ in range(BURST):
-            reader.read(recording, 0, CLIP_S)
-        return child_cpu_s(reader.decoder_pid) - begun
+            reader.read(*stretch[:3], expect=stretch.expect)
 
-    def direct() -> float:
+    def windows(reader: AudioReader) -> None:
         for _ in range(BURST):
-            with _File(path) as source:
-                decode.answer(request, source, _Kept())
-        return 0.0
+            decode_window(reader, window, PlanConfig(), ChunkConfig(), 30.0)
 
-    reader.read(recording, 0, CLIP_S)
-    pairs = [(spent(sandboxed), spent(direct)) for _ in range(PAIRS)]
-    outside, inside = (1000 / BURST * statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(one / other for one, other in pairs)
-    return f"| {codec} | {outside:.2f} | {inside:.2f} | {100 * (ratio - 1):+.0f} % |"
+    def spent(reader: AudioReader, use: Callable[[AudioReader], None]) -> tuple[float, float]:
+        """CPU and wall milliseconds a clip, both processes."""
+        begun_s, wall_s = cpu_s() + child_cpu_s(reader.decoder_pid), time.perf_counter()
+        if reader is sandboxed:
+            reader.announce([stretch] * BURST)
+        use(reader)
+        wall_s = time.perf_counter() - wall_s
+        return 1000 / BURST * (cpu_s() + child_cpu_s(reader.decoder_pid) - begun_s), 1000 / BURST * wall_s
+
+    cells = []
+    for use, pairs in ((samples, PAIRS), (windows, PAIRS // 3)):
+        use(sandboxed), use(inside)
+        turns = [(*spent(sandboxed, use), *spent(inside, use)) for _ in range(pairs)]
+        out_cpu, _, in_cpu, _ = (statistics.median(column) for column in zip(*turns, strict=True))
+        cpu, wall = (statistics.median(turn[at] / turn[at + 2] for turn in turns) - 1 for at in (0, 1))
+        cells.append(f"{out_cpu:.2f} / {in_cpu:.2f} | {100 * cpu:+.0f} % | {100 * wall:+.0f} %")
+    return f"| {codec} | {' | '.join(cells)} |"
 
 
 def child_cpu_s(pid: int | None) -> float:
-    """CPU seconds of another process so far, to the nanosecond."""
+    """CPU seconds of another process so far, to the nanosecond; 0 where there is none."""
+    if pid is None:
+        return 0.0
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
-
-
-def spent(action: Callable[[], float]) -> float:
-    """CPU seconds of this process, and what the action says another one spent."""
-    begun = cpu_s()
-    elsewhere = action()
-    return cpu_s() - begun + elsewhere
 
 
 def cpu_s(who: int = resource.RUSAGE_SELF) -> float:
@@ -178,33 +202,30 @@ def cpu_s(who: int = resource.RUSAGE_SELF) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-class _File:
-    """A local file as the decoder wants it."""
+class _Opened:
+    """A file that is open, as the decoder wants it."""
 
-    def __init__(self, path: Path) -> None:
-        self._fd, self.size = os.open(path, os.O_RDONLY), path.stat().st_size
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
+    def __init__(self, fd: int, size: int) -> None:
+        self._fd, self.size = fd, size
 
     def pread(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`."""
         return os.pread(self._fd, length, offset)
 
 
-class _Kept:
-    """Takes samples in, as a caller would."""
+class _Into:
+    """Samples go straight into the reader's buffer."""
 
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
+    def __init__(self, buffer: SampleBuffer) -> None:
+        self._buffer = buffer
 
     def write(self, pcm: memoryview) -> None:
-        self.parts.append(bytes(pcm))
+        """Take int16 samples, as bytes."""
+        self._buffer.take(np.frombuffer(pcm, np.int16))
 
     def restart(self) -> None:
-        self.parts.clear()
+        """Forget the samples taken so far."""
+        self._buffer.clear()
 
 
 if __name__ == "__main__":

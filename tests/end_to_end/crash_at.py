@@ -21,6 +21,8 @@ OBJECTS = {
     "plan-windows": r"plan/\d+-\w+\.parquet",
     "plan-shards": r"plan/\d+-\w+\.shards\.parquet",
     "plan-header": r"plan/\d+\.json",
+    "attempt-begun": r"attempts/.*-all",
+    "attempt-over": r"attempts/.*-end",
     "part": r"parts/.*",
     "session": r"sessions/.*",
     "transcripts": r"tables/\w+/transcripts/.*",
