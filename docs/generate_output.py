@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.schema import FAILURES, SCHEMA_VERSION, SEGMENTS, TRANSCRIPTS
+from pipeline.schema import FAILURES, FINISHED, SCHEMA_VERSION, SEGMENTS
 from pipeline.store.retries import RETRIES
 from pipeline.store.snapshot import SHARDS
 
@@ -35,7 +35,7 @@ def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION]
     for name, schema in (
-        ("transcripts", TRANSCRIPTS),
+        ("transcripts", FINISHED),
         ("segments", SEGMENTS),
         ("failures", FAILURES),
         ("shards", SHARDS),

@@ -22,8 +22,7 @@ import pyarrow.dataset as ds
 from pipeline.backfill.book import MANIFEST, Book, run_id_of
 from pipeline.config import StoreConfig
 from pipeline.errors import ConfigError, RunError
-from pipeline.export.conditions import expression_of
-from pipeline.reading import RunTable, Where, connected, snapshot_of, table_of
+from pipeline.reading import RunTable, Where, connected, relation_of, scanned, snapshot_of, table_of
 from pipeline.store.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -89,6 +88,12 @@ class RunsTable:
         """Rows, without reading them."""
         return sum(one.num_rows for one in self.runs.values())
 
+    @property
+    def stored_schema(self) -> pa.Schema:
+        """`schema` as it lies in the files: `extra` is a list of keys and values."""
+        newest = self.runs[max(self.runs)].stored_schema
+        return newest.insert(0, pa.field(PARTITION, pa.string(), nullable=False))
+
     @cached_property
     def schema(self) -> pa.Schema:
         """Columns and types: `partition`, then those of the newest partition's table. What an older one lacks is null there."""
@@ -103,7 +108,7 @@ class RunsTable:
             for name, one in self.runs.items()
             for file in one.files()
         ]
-        return ds.FileSystemDataset(fragments, self.schema, form)
+        return ds.FileSystemDataset(fragments, self.stored_schema, form)
 
     def arrow(self, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
         """All rows, in memory."""
@@ -112,9 +117,7 @@ class RunsTable:
             raise ConfigError(
                 f"There is no column {unknown[0]!r} in these runs; they have {', '.join(self.schema.names)}."
             )
-        if where is not None and not isinstance(where, pc.Expression):
-            where = expression_of([where] if isinstance(where, str) else where, self.schema)
-        return self.dataset().to_table(columns=None if columns is None else list(columns), filter=where)
+        return scanned(self.dataset(), self.schema, None if columns is None else list(columns), where)
 
     def pandas(self, columns: Sequence[str] | None = None, where: Where = None) -> pandas.DataFrame:
         """All rows, in memory. Lists become arrays, structs and `extra` dictionaries."""
@@ -123,7 +126,7 @@ class RunsTable:
 
     def duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
         """A relation that reads what a query needs. Raises RunError where DuckDB is not installed."""
-        return connected(connection).from_arrow(self.dataset())
+        return relation_of(connected(connection), self.dataset())
 
     def batches(
         self, columns: Sequence[str] | None = None, where: Where = None, rows: int = 1_000

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from pipeline.config import StoreConfig
 from pipeline.errors import ConfigError, RunError, StoreError
 from pipeline.export.conditions import expression_of
+from pipeline.schema import map_field, with_maps
 from pipeline.store.ledger import read_json
 from pipeline.store.objects import ObjectStore
 from pipeline.store.remote_folder import READ_BUFFER_BYTES, RangeReader
@@ -87,6 +88,46 @@ def connected(connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.Duc
     return connection or duckdb.connect()
 
 
+class Scan:
+    """What to ask of files, and what is left to do with what they give: they do not know the keys of `extra`.
+
+    `columns`, `condition`: for the scan. `schema` as in RunTable. Raises ConfigError for a condition.
+    """
+
+    def __init__(self, schema: pa.Schema, columns: list[str] | None, where: Where) -> None:
+        asked = [where] if isinstance(where, str) else where
+        if asked is None or isinstance(asked, pc.Expression):
+            self.condition, self._rest = asked, None
+        else:
+            inside = [one for one in asked if one.strip().startswith("extra.")]
+            self.condition = expression_of([one for one in asked if one not in inside], schema)
+            self._rest = expression_of(inside, schema)
+        self._wanted = columns
+        more = ["extra"] if self._rest is not None and columns is not None and "extra" not in columns else []
+        self.columns = None if columns is None else [*columns, *more]
+
+    def finish(self, rows: pa.Table) -> pa.Table:
+        """The rows that were asked for, of those that the files gave."""
+        rows = with_maps(rows)
+        if self._rest is not None:
+            rows = rows.filter(self._rest)
+        return rows if self._wanted is None else rows.select(self._wanted)
+
+
+def scanned(dataset: ds.Dataset, schema: pa.Schema, columns: list[str] | None, where: Where) -> pa.Table:
+    """Rows of a dataset of finished tables, in memory. `schema`, `columns`, `where` as in RunTable."""
+    scan = Scan(schema, columns, where)
+    return scan.finish(dataset.to_table(columns=scan.columns, filter=scan.condition))
+
+
+def relation_of(connection: duckdb.DuckDBPyConnection, dataset: ds.Dataset) -> duckdb.DuckDBPyRelation:
+    """A relation of finished tables, `extra` as a map."""
+    found = connection.from_arrow(dataset)
+    if all(map_field(field) == field for field in dataset.schema):
+        return found
+    return found.project("* REPLACE (map_from_entries(extra) AS extra)")
+
+
 @dataclass(frozen=True)
 class RunTable:
     """Rows of one table in one snapshot. Everything is read anew at every call.
@@ -105,14 +146,19 @@ class RunTable:
         return sum(int(file["rows"]) for file in self.snapshot.files[self.name])
 
     @cached_property
-    def schema(self) -> pa.Schema:
-        """Columns and types, from the first file."""
+    def stored_schema(self) -> pa.Schema:
+        """Columns and types as they lie in the files, from the first of them: `extra` is a list of keys and values."""
         return pq.read_schema(self._open(self.snapshot.files[self.name][0]))
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns and types of the rows that come: `extra` is a map."""
+        return pa.schema([map_field(field) for field in self.stored_schema], self.stored_schema.metadata)
+
     def dataset(self) -> ds.Dataset:
-        """The files as an Arrow dataset, for engines that scan one."""
+        """The files as an Arrow dataset, for engines that scan one; its schema is `stored_schema`."""
         form = ds.ParquetFileFormat()
-        return ds.FileSystemDataset([form.make_fragment(file) for file in self.files()], self.schema, form)
+        return ds.FileSystemDataset([form.make_fragment(file) for file in self.files()], self.stored_schema, form)
 
     def files(self) -> list[io.BufferedReader]:
         """The files, each of which is opened when it is read."""
@@ -121,7 +167,7 @@ class RunTable:
     def arrow(self, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
         """All rows, in memory."""
         with self._said():
-            return self.dataset().to_table(columns=self._columns(columns), filter=self._filter(where))
+            return scanned(self.dataset(), self.schema, self._columns(columns), where)
 
     def pandas(self, columns: Sequence[str] | None = None, where: Where = None) -> pandas.DataFrame:
         """All rows, in memory. Lists become arrays, structs and `extra` dictionaries."""
@@ -130,25 +176,26 @@ class RunTable:
 
     def duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
         """A relation that reads what a query needs. Raises RunError where DuckDB is not installed."""
-        return connected(connection).from_arrow(self.dataset())
+        return relation_of(connected(connection), self.dataset())
 
     def batches(
         self, columns: Sequence[str] | None = None, where: Where = None, rows: int = 1_000
     ) -> Iterator[pa.RecordBatch]:
         """The rows in the table's order, at most `rows` at a time; one row group in memory."""
-        chosen, condition = self._columns(columns), self._filter(where)
+        scan = Scan(self.schema, self._columns(columns), where)
         form = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(pre_buffer=False))
         for file in self.snapshot.files[self.name]:
             with self._said():
-                yield from form.make_fragment(self._open(file)).to_batches(
-                    schema=self.schema,
-                    columns=chosen,
-                    filter=condition,
+                for batch in form.make_fragment(self._open(file)).to_batches(
+                    schema=self.stored_schema,
+                    columns=scan.columns,
+                    filter=scan.condition,
                     batch_size=rows,
                     batch_readahead=0,
                     fragment_readahead=0,
                     use_threads=False,
-                )
+                ):
+                    yield from scan.finish(pa.Table.from_batches([batch])).to_batches()
 
     def _open(self, file: Mapping[str, Any]) -> io.BufferedReader:
         """A file that opens nothing until it is read: its size stands in the snapshot."""
@@ -163,11 +210,6 @@ class RunTable:
                 f"There is no column {unknown[0]!r} in {self.name}; it has {', '.join(self.schema.names)}."
             )
         return None if columns is None else list(columns)
-
-    def _filter(self, where: Where) -> pc.Expression | None:
-        if where is None or isinstance(where, pc.Expression):
-            return where
-        return expression_of([where] if isinstance(where, str) else where, self.schema)
 
     @contextmanager
     def _said(self) -> Iterator[None]:

@@ -114,6 +114,13 @@ TRANSCRIPTS = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
+# As they lie in finished tables: Hugging Face `datasets` knows no maps.
+_MAP = pa.map_(pa.string(), pa.string())
+_PAIRS = pa.list_(pa.struct([("key", pa.string()), ("value", pa.string())]))
+FINISHED = TRANSCRIPTS.set(
+    TRANSCRIPTS.get_field_index("extra"), column("extra", _PAIRS, "columns of the manifest passed through")
+)
+
 SEGMENTS = pa.schema(
     [
         column("recording_id", pa.string(), "id in transcripts"),
@@ -198,7 +205,7 @@ def transcript_of(row: Mapping[str, Any]) -> Transcript:
         window_index=row["window_index"],
         window_count=row["window_count"],
         window_start_s=row["window_start_s"],
-        extra=dict(row["extra"]),
+        extra=dict((pair["key"], pair["value"]) if isinstance(pair, dict) else pair for pair in row["extra"]),
         task=row["task"],
         target_language=row["text_language"] if row["task"] == "translate" else None,
     )
@@ -238,3 +245,24 @@ def failures_table(transcripts: pa.Table) -> pa.Table:
     columns += [failure.field(index) for index in range(len(FAILURE_FIELDS))]
     columns.append(failed["run_id"])
     return pa.table(columns, schema=FAILURES)
+
+
+def with_maps(rows: pa.Table) -> pa.Table:
+    """Rows of a finished table with `extra` as the map that it is; other rows as they are."""
+    place = rows.schema.get_field_index("extra")
+    if place < 0 or rows.schema.field(place).type != _PAIRS:
+        return rows
+    chunks = [_as_map(chunk) for chunk in rows.column(place).chunks]
+    return rows.set_column(place, map_field(rows.schema.field(place)), pa.chunked_array(chunks, _MAP))
+
+
+def map_field(field: pa.Field) -> pa.Field:
+    """The field `extra` of a finished table as it is in memory; any other as it is."""
+    return field.with_type(_MAP) if field.name == "extra" and field.type == _PAIRS else field
+
+
+def _as_map(pairs: pa.ListArray) -> pa.MapArray:
+    inner = pairs.flatten()
+    lengths = pa.compute.fill_null(pa.compute.list_value_length(pairs), 0)
+    offsets = pa.concat_arrays([pa.array([0], pa.int32()), pa.compute.cumulative_sum(lengths)])
+    return pa.MapArray.from_arrays(offsets, inner.field("key"), inner.field("value"))

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config import StoreConfig
 from pipeline.records import RunIdentity, Segment, Transcript, Word
-from pipeline.schema import FAILURES, SEGMENTS, TRANSCRIPTS, failures_table, segments_table, transcripts_table
+from pipeline.schema import FAILURES, FINISHED, SEGMENTS, failures_table, segments_table, transcripts_table
 from pipeline.store.objects import ObjectStore
 from pipeline.store.snapshot import Snapshot
 from pipeline.store.tables import TableWriter
@@ -58,7 +58,7 @@ def write_run(folder: str, files: Sequence[Sequence[Transcript]], number: int = 
     """Write a snapshot with one file of each table per list of transcripts; the store rooted at the run."""
     store = ObjectStore(folder, StoreConfig(storage_options=options or {}))
     tables = f"tables/{number:012d}"
-    schemas = {"transcripts": TRANSCRIPTS, "segments": SEGMENTS, "failures": FAILURES}
+    schemas = {"transcripts": FINISHED, "segments": SEGMENTS, "failures": FAILURES}
     named: dict[str, list[dict[str, Any]]] = {name: [] for name in schemas}
     for at, rows in enumerate(files):
         whole = transcripts_table(rows, IDENTITY, "00000-00000000")

@@ -32,6 +32,9 @@ def test_pandas_arrow_and_duckdb_agree(run: str) -> None:
     assert table.num_rows == 3
     assert table.pandas()["id"].tolist() == table.arrow()["id"].to_pylist() == ["a", "b", "c"]
     assert table.pandas()["extra"][0] == {"topic": "war"}
+    assert table.duckdb().project("extra['topic']").fetchall() == [("war",), (None,), (None,)]
+    assert [dict(row["extra"]) for row in table.arrow().to_pylist()] == [{"topic": "war"}, {}, {}]
+    assert table.arrow().schema.equals(table.schema)
     assert table.duckdb().project("id").fetchall() == [("a",), ("b",), ("c",)]
     assert table.duckdb().filter("duration_s > 5").aggregate("sum(duration_s)").fetchall() == [(60.0,)]
     assert read_run(Path(run), "segments").duckdb().project("recording_id, text").fetchall() == [
@@ -47,6 +50,10 @@ def test_columns_and_conditions_are_pushed_down(run: str) -> None:
     assert table.arrow(columns=["text", "id"], where="language=en").to_pylist() == [{"text": "three", "id": "c"}]
     assert table.pandas(["id"], ["duration_s<=10", "language is null"])["id"].tolist() == ["a", "b"]
     assert table.arrow(["id"], pc.field("duration_s") < 6)["id"].to_pylist() == ["a"]
+    assert table.arrow(["id"], ["extra.topic=war", "duration_s>=5"]).to_pylist() == [{"id": "a"}]
+    assert table.arrow(["extra"], "extra.topic is null").num_rows == 2
+    inside = [batch.to_pylist() for batch in table.batches(["id"], "extra.topic=war", rows=1)]
+    assert [row["id"] for rows in inside for row in rows] == ["a"]
     found = [batch.to_pylist() for batch in table.batches(["id"], "duration_s>=5", rows=1)]
     assert [row["id"] for rows in found for row in rows] == ["a", "b", "c"]
     assert all(len(rows) <= 1 for rows in found)

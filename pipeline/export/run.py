@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import pyarrow.compute as pc
-
 from pipeline.config import StoreConfig
 from pipeline.errors import RunError
 from pipeline.export.conditions import expression_of
@@ -60,12 +58,12 @@ def export(store: ObjectStore, config: StoreConfig, options: ExportOptions) -> E
     snapshot = snapshot_of(store, options.snapshot)
     rows = table_of(store, snapshot)
     identity = {"run_id": snapshot.run["run_id"], "snapshot": snapshot.number, **options.relevant()}
-    condition = expression_of(options.where, rows.schema)  # before anything is written
+    expression_of(options.where, rows.schema)  # a condition that cannot be is told before anything is written
     target = _target(store, config, options, identity)
     claim(target, options.format, identity)
     done = Exported(str(target), snapshot.number)
     with Putter(target) as putter:
-        _Export(putter, options, done).take(rows, condition)
+        _Export(putter, options, done).take(rows)
     done.outcomes = putter.outcomes
     if putter.others:
         names = ", ".join(putter.others)
@@ -102,9 +100,9 @@ class _Export:
             self._render, suffix = GATHERED[options.format]
             self._files = Files(putter, options.format, suffix)
 
-    def take(self, rows: RunTable, condition: pc.Expression | None) -> None:
-        """Every row that meets the condition."""
-        for batch in rows.batches(where=condition, rows=_BATCH_ROWS):
+    def take(self, rows: RunTable) -> None:
+        """Every row that meets the conditions."""
+        for batch in rows.batches(where=self._options.where, rows=_BATCH_ROWS):
             for row in batch.to_pylist():
                 self._take(transcript_of(row))
         for files in (self._files, self._index):

@@ -23,6 +23,7 @@ from pipeline.metrics.summary import RunTotals
 from pipeline.records import EngineStats, RunIdentity, Shard
 from pipeline.schema import (
     FAILURES,
+    FINISHED,
     SEGMENTS,
     TRANSCRIPTS,
     column,
@@ -50,7 +51,9 @@ SHARDS = pa.schema(
         column("engine_s", pa.float64(), "seconds in the engine"),
         column("wait_s", pa.float64(), "seconds the engine stood idle before it"),
         column("queued_s", pa.float64(), "seconds it waited, decoded, for the engine"),
-        column("call_s", pa.float64(), "wall seconds in the engine's call; more than engine_s where calls share an engine"),
+        column(
+            "call_s", pa.float64(), "wall seconds in the engine's call; more than engine_s where calls share an engine"
+        ),
         column("done_at", pa.timestamp("ms", "UTC"), "when the engine was done with it, by its clock; null: not known"),
         column("engine_audio_s", pa.float64(), "seconds of speech given to the engine"),
         column("padded_s", pa.float64(), "seconds the engine computed for them, padding included"),
@@ -88,7 +91,7 @@ class Finalizer:
     def __init__(self, ledger: Ledger, config: RunConfig, identity: RunIdentity, folder: str, retried: Retried) -> None:
         self._ledger, self._config, self._identity = ledger, config, identity
         self.retried = retried
-        schemas = {"transcripts": TRANSCRIPTS, "segments": SEGMENTS, "failures": FAILURES, "shards": SHARDS}
+        schemas = {"transcripts": FINISHED, "segments": SEGMENTS, "failures": FAILURES, "shards": SHARDS}
         schemas |= {"retries": RETRIES} if retried else {}
         self.writers = {name: TableWriter(ledger.store, f"{folder}/{name}", schema) for name, schema in schemas.items()}
         self.totals = RunTotals()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from made_containers import Clip, as_files, as_parquet, as_shar, as_webdataset, made_clips
-from running import fake_settings, quarry, table, texts
+from running import fake_settings, quarry, run_folder, table, texts
 from servers import S3Endpoint, connect
 
 
@@ -55,6 +55,31 @@ def test_parquet_as_datasets_writes_it(clips: list[Clip], expected: dict[str, An
     assert run(as_parquet(clips, tmp_path / "hub"), tmp_path / "out", **columns) == expected
     parts = table(tmp_path / "out").to_pylist()
     assert {row["reference_text"] for row in parts} == {clip.text for clip in clips}
+
+
+def test_datasets_reads_every_table_unchanged(clips: list[Clip], tmp_path: Path) -> None:
+    """Plainly by `load_dataset`, as docs/output.md says, pass-through columns included."""
+    datasets = pytest.importorskip("datasets")
+    expected = run(as_webdataset(clips, tmp_path / "tars"), tmp_path / "out")
+    (tables,) = (run_folder(tmp_path / "out") / "tables").iterdir()
+    read = {
+        folder.name: datasets.load_dataset(
+            "parquet",
+            data_files=str(folder / "*.parquet"),
+            split="train",
+            cache_dir=str(tmp_path / "cache"),
+        )
+        for folder in tables.iterdir()
+        if folder.is_dir() and folder.name != "failures"  # without rows there is no split to make of it
+    }
+    assert {"transcripts", "segments", "shards"} <= read.keys()
+    found = read["transcripts"]
+    assert {row["id"]: (row["status"], row["text"]) for row in found} == {
+        id_: (status, text) for id_, (status, text, _) in expected.items()
+    }
+    assert {"key": "speaker", "value": "s1"} in found[0]["extra"]
+    assert read["segments"].num_rows == sum(len(row["segments"]) for row in found)
+    assert all(found.features[name].dtype == "float64" for name in ("offset_s", "duration_s"))
 
 
 @pytest.mark.parametrize(
