@@ -175,6 +175,7 @@ def _next_lines(snapshot: Snapshot, settings: str, is_folder: bool) -> list[str]
         f"Transcripts lie in {transcripts}/",
         "Next, try:",
         f"  python -c \"import pandas; print(pandas.read_parquet('{transcripts}'{options}){columns})\"",
+        f"  quarry report {settings} -o report.html    # a page, with what to check to listen to",
         f"  quarry verify {settings}",
         *([] if is_folder else [other]),
     ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from running import fake_settings, quarry, run_folder
+from running import fake_settings, quarry, run_folder, table
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,19 @@ def test_a_page_of_a_runs_folder(made: tuple[list[str], Path, Path], tmp_path: P
     assert text.count("<audio") == text.count("data:audio/mpeg;base64,") > 3
     for part in ("too_fast", "bad_header", "Engine workers over wall time", "Pipeline RTFx", "Sessions"):
         assert part in text, part
+    assert "cannot be placed" not in text
+
+
+def test_shards_tell_when_they_were_done(made: tuple[list[str], Path, Path]) -> None:
+    _, folder, _ = made
+    shards = table(folder.parent, "shards").to_pylist()
+    (session,) = (json.loads(path.read_text()) for path in (folder / "sessions").iterdir())
+    began = datetime.fromisoformat(session["started_at"])
+    assert len(shards) > 2
+    for shard in shards:
+        assert timedelta(0) <= shard["done_at"] - began <= timedelta(seconds=session["wall_s"] + 1)
+        assert 0 <= shard["engine_s"] <= shard["call_s"] + 0.01
+        assert shard["queued_s"] >= 0
 
 
 def test_a_page_by_settings_without_audio_is_small(made: tuple[list[str], Path, Path], tmp_path: Path) -> None:

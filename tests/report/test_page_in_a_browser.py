@@ -202,6 +202,9 @@ def test_the_policy_holds_where_a_tag_gets_in(browser: Page, hostile: Path) -> N
 def test_it_can_be_printed(browser: Page, usual: Path) -> None:
     browser.open(usual, 1280, media="print")
     assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    browser.open(usual, 1280, dark=True, media="print")
+    assert browser.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert {name for name, ratio, least in browser.value(CONTRASTS) if ratio < least} == set()
     hidden = (
         '[...document.querySelectorAll("nav, audio, summary")].every(node => getComputedStyle(node).display === "none")'
     )
