@@ -16,7 +16,7 @@ from pipeline.engines.granite_nar.random_checkpoint import TINY, write_checkpoin
 
 CONFIGS = {
     "ctc": EngineConfig(name="ctc", model="made by the fixture: random weights", threads=1),
-    "fake": EngineConfig(name="fake"),
+    "fake": EngineConfig(name="fake", options={"translates_into": ["en", "fr"]}),
     "granite": EngineConfig(
         name="granite", model="made by the fixture: random weights", threads=1, options={"version": "4.1"}
     ),

@@ -17,7 +17,7 @@ def nemo(transcript: Transcript, options: ExportOptions) -> Rendered:
     """One line: where the audio is, `text` (the reference, if there is one), `pred_text`, `lang`, and the row's own columns."""
     found = _audio(transcript, transcript.offset_s, transcript.duration_s)
     found |= {"id": transcript.id, "pred_text": transcript.text, "status": transcript.status}
-    return Rendered(_line(found | _known(text=transcript.reference_text, lang=transcript.language)))
+    return Rendered(_line(found | _known(text=transcript.reference_text) | _languages(transcript)))
 
 
 def pairs(transcript: Transcript, options: ExportOptions) -> Rendered:
@@ -45,7 +45,7 @@ def wer(transcript: Transcript) -> float | None:
 
 
 def _candidates(transcript: Transcript, options: ExportOptions) -> Iterator[tuple[dict[str, Any], tuple[str, ...]]]:
-    known = _known(lang=transcript.language, wer=wer(transcript))
+    known = _languages(transcript) | _known(wer=wer(transcript))
     if options.pairs_of == "recordings":
         text = transcript.text if options.text == "hypothesis" else transcript.reference_text or ""
         found = _audio(transcript, transcript.offset_s, transcript.duration_s) | {"id": transcript.id, "text": text}
@@ -86,6 +86,12 @@ def _audio(transcript: Transcript, offset_s: float, duration_s: float) -> dict[s
     """The manifest's own columns, then ours: they win."""
     place = {"audio_filepath": transcript.uri, "offset": round(offset_s, 6), "duration": round(duration_s, 6)}
     return {**transcript.extra, **place}
+
+
+def _languages(transcript: Transcript) -> dict[str, Any]:
+    """The language of the speech; of a translated row also that of the text, and the task."""
+    into = {"target_lang": transcript.target_language, "task": transcript.task} if transcript.target_language else {}
+    return _known(lang=transcript.language, **into)
 
 
 def _known(**values: Any) -> dict[str, Any]:

@@ -14,10 +14,11 @@ import pytest
 import soundfile
 from engines_under_contract import CONFIGS, NEEDS, RANDOM_MODELS
 
-from pipeline.config import EngineConfig
+from pipeline.config import BatchConfig, EngineConfig
 from pipeline.engines.base import ENGINES, Engine, create_engine, describe_engine
+from pipeline.engines.runner import MemoryBudget, run_batches
 from pipeline.errors import ConfigError
-from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Hypothesis, Word
+from pipeline.records import SAMPLE_RATE_HZ, ChunkAudio, Failure, Hypothesis, Word
 
 CONFIDENCE_TOLERANCE = 1e-4
 HEAVY = (
@@ -136,6 +137,27 @@ def test_the_wishes_of_a_row_stay_its_own(engine: Engine, speech: list[ChunkAudi
     alone = engine.transcribe(wishful[:1])
     together = engine.transcribe(wishful[:2])
     assert same(together, [*alone, heard[1]])
+
+
+def test_tasks_may_be_mixed_in_a_batch(engine: Engine, speech: list[ChunkAudio]) -> None:
+    """Each chunk gets what its own row asks: as alone, in any company. Engines that cannot are never asked (the runner refuses)."""
+    into = sorted(set(engine.spec.row_tasks) - {"transcribe"})
+    if not into:
+        outcomes, _ = run_batches(
+            engine, [replace(speech[0], task="translate"), speech[1]], BatchConfig(), MemoryBudget()
+        )
+        assert isinstance(outcomes[0], Failure)
+        assert outcomes[0].code == "task_unsupported"
+        assert isinstance(outcomes[1], Hypothesis)
+        return
+    sources = [engine.spec.row_tasks[target] for target in into]
+    rows = [replace(speech[0], language="de", task="transcribe")]
+    for target, known in zip(into, sources, strict=True):
+        language = next(name for name in ("de", "en", "fr") if known is None or name in known)
+        rows.append(replace(speech[0], language=language, task="translate", target_language=target))
+    alone = [engine.transcribe([row])[0] for row in rows]
+    assert same(engine.transcribe([*rows, *rows[::-1]]), [*alone, *alone[::-1]])
+    assert len({one.text for one in alone}) > 1  # the same audio: what differs is what was asked
 
 
 def test_nothing_to_hear_gives_nothing(engine: Engine) -> None:

@@ -89,10 +89,10 @@ def check_exports(folder: Path, output: Path) -> None:
     for form in ("rttm", "vtt", "srt"):
         done = quarry("export", "--format", form, "--to", str(folder / form), *settings)
         assert done.returncode == 0, done.stderr
-        (path,) = (folder / form).rglob(f"call.{form}")
+        (path,) = (folder / form).rglob("*.rttm" if form == "rttm" else f"call.{form}")
         texts[form] = path.read_text()
     lines = [line.split() for line in texts["rttm"].splitlines()]
-    assert [(line[2], line[7]) for line in lines] == [("1", "agent")] * 2 + [("2", "customer")] * 2
+    assert [(line[2], line[7]) for line in lines if line[1] == "call"] == [("1", "agent")] * 2 + [("2", "customer")] * 2
     assert texts["vtt"].count("<v customer>") == 2
     assert texts["srt"].index("agent:") < texts["srt"].index("customer:")
 
@@ -158,3 +158,26 @@ def test_whisper_hears_both_sides_of_a_call(shared_data: Path, tmp_path: Path) -
         words = {word.strip(".,").lower() for word in texts[str(number)].split()}
         heard = {word.strip(".,").lower() for word in side.split()}
         assert len(words & heard) >= 0.8 * len(words), (texts[str(number)], side)
+
+
+def test_what_failed_on_one_channel_is_heard_again_on_that_channel(tmp_path: Path) -> None:
+    """The engine breaks on one turn of one side; `quarry retry --failed` brings that turn back to its place."""
+    noise = np.random.default_rng(3)
+    turns = [noise.integers(-9000, 9000, 3 * SAMPLE_RATE_HZ, np.int16) for _ in range(4)]
+    turns[2][100] = 12_345
+    soundfile.write(tmp_path / "call.wav", call(turns), SAMPLE_RATE_HZ)
+    path = manifest(tmp_path, [{"id": "call", "uri": "call.wav", "speakers": SPEAKERS}])
+    broken = {"engine.options": "{fail_on_peak: 12345}", "retry.engine.options": "{}", "source.channels": "split"}
+    settings = fake_settings(path, tmp_path / "out", **broken)
+    quarry("run", *settings)
+    (first,) = table(tmp_path / "out").to_pylist()
+    assert first["status"] == "partial"
+    assert [span["channel"] for span in first["spans"] if span["kind"] == "failed"] == [0]
+    done = quarry("retry", "--failed", *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (mended,) = table(tmp_path / "out").to_pylist()
+    assert mended["status"] == "ok"
+    assert [(one["channel"], one["speaker"]) for one in mended["segments"]] == [(0, "agent"), (1, "customer")] * 2
+    assert covered(mended, 0)
+    assert covered(mended, 1)
+    assert [one["text"] for one in first["segments"]] == [mended["segments"][at]["text"] for at in (0, 1, 3)]

@@ -112,7 +112,7 @@ def test_validate_refuses_pairs_and_checkpoints_that_an_engine_cannot_have(tmp_p
     to_french = [*granite, "engine.task=translate", "engine.options.target_language=fr"]
     for wrong, said in (
         ([*to_french, "engine.language=de"], "cannot translate 'de' into 'fr': one of the two has to be English"),
-        (to_french, "cannot translate 'de' (it knows en); no engine here can (one of the two"),
+        (to_french, "cannot translate 'de' into 'fr' (it knows en); no engine here can (one of the two"),
         ([*to_french, "engine.options.target_language=ko"], "cannot translate into 'ko'"),
         ([*granite, f"engine.model={tmp_path / 'whisper'}"], "whisper"),
         ([*granite, "engine.name=granite-plus", "engine.options={}"], "granite_speech"),
@@ -180,3 +180,56 @@ def test_kept_drafts_are_flagged_summed_and_reported(tmp_path: Path, monkeypatch
     done = quarry("report", *settings)
     assert done.returncode == 0
     assert "first hypothesis" not in done.stdout
+
+
+TASKS = [
+    {"id": "said", "lang": "ja"},
+    {"id": "told", "source_lang": "ja", "target_lang": "en", "taskname": "s2t_translation", "text": "a reference."},
+    {"id": "raconté", "lang": "en", "task": "translate", "target_language": "fr"},
+    {"id": "erzählt", "lang": "en", "task": "translate", "target_language": "de"},
+]
+
+
+def test_each_row_gets_its_task_and_says_in_which_language_its_text_is(tmp_path: Path) -> None:
+    """One batch, four wishes; the engine cannot translate into German, and a row says so."""
+    output = tmp_path / "out"
+    able = {"engine.options": "{translates_into: [en, fr]}", "engine.language": "null", "chunk.vad": "none"}
+    manifest = archive(tmp_path, TASKS, length_s=70.0)  # two windows, joined in the language of the text
+    settings = fake_settings(manifest, output, **able)
+    done = quarry("validate", *settings)
+    assert done.returncode == 2
+    (german,) = (line for line in done.stdout.splitlines() if "the first in" in line)
+    assert german.startswith(
+        "1 row, the first in line 4: the engine fake with the model fake cannot translate into 'de'; "
+    )
+    assert german.endswith("granite with granite-speech-4.1-2b can (such rows would fail as task_unsupported).")
+    assert quarry("run", *settings).returncode == 1
+    rows = {row["id"]: row for row in table(output).to_pylist()}
+    assert {name: (row["language"], row["task"], row["text_language"]) for name, row in rows.items()} == {
+        "said": ("ja", "transcribe", "ja"),
+        "told": ("ja", "translate", "en"),
+        "raconté": ("en", "translate", "fr"),
+        "erzählt": ("en", "translate", "de"),
+    }
+    assert rows["erzählt"]["failure"]["code"] == "task_unsupported"
+    endings = {
+        name: {word.partition("-")[2] for word in rows[name]["text"].split()} for name in ("said", "told", "raconté")
+    }
+    assert endings == {"said": {""}, "told": {"en"}, "raconté": {"fr"}}
+    assert rows["told"]["normalizer"].startswith("whisper-english")
+
+
+def test_validate_tells_every_problem_to_machines(tmp_path: Path) -> None:
+    rows = [{"id": f"r{number}", "duration": "x"} for number in range(30)]
+    settings = fake_settings(archive(tmp_path, rows), tmp_path / "out")
+    problems = tmp_path / "problems.jsonl"
+    done = quarry("validate", "-o", str(problems), *settings)
+    assert done.returncode == 2
+    assert "… and 10 more; --all prints them, -o FILE writes them down." in done.stdout
+    told = [json.loads(line) for line in problems.read_text().splitlines()]
+    assert [(one["problem"], one["line"]) for one in told] == [("bad_row", number) for number in range(1, 31)]
+    assert told[0]["file"] == str(tmp_path / "manifest.jsonl")
+    done = quarry("validate", "--all", *settings)
+    assert done.returncode == 2
+    assert sum("duration is 'x'" in line for line in done.stdout.splitlines()) == 30
+    assert quarry("validate", "-o", str(tmp_path / "no" / "x.jsonl"), *settings).returncode == 2
