@@ -289,3 +289,16 @@ def test_slips_of_the_pen_are_one_sentence(archive: Path, tmp_path: Path) -> Non
     assert "give --since" in quarry("backfill", *endless).stderr
     with pytest.raises(RunError, match="There is no backfill"):
         read_runs(tmp_path / "audio")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_night_on_ray_is_a_night_in_one_process(archive: Path, tmp_path: Path) -> None:
+    night = quarry("backfill", *settings(archive, tmp_path / "ray", **{"runtime.kind": "ray", "backfill.lease_s": 60}))
+    assert night.returncode == 0, night.stderr
+    assert quarry("backfill", *settings(archive, tmp_path / "local")).returncode == 0
+    columns = ["partition", "id", "text"]
+    both = [read_runs(tmp_path / where).arrow(columns).sort_by("id") for where in ("ray", "local")]
+    assert both[0].equals(both[1])
+    assert both[0].num_rows == 6
+    assert "2 unchanged" in quarry("backfill", *settings(archive, tmp_path / "ray", **{"runtime.kind": "ray"})).stdout
