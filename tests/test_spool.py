@@ -36,7 +36,7 @@ def spooled(rows: list[dict[str, Any]], pieces: int, first_index: int = 0) -> Pl
 
 
 @given(ROWS | TIED, st.randoms(use_true_random=False), st.integers(1, 9), st.integers(1, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_plan_has_the_same_bytes_however_it_was_put_together(
     rows: list[dict[str, Any]], random: Any, few: int, size: int
 ) -> None:
@@ -92,11 +92,11 @@ print(totals.recordings, peak_kb)
 
 
 def peak_mb(folder: Path, count: int, run_bytes: int) -> float:
-    """The peak memory of a process that plans so many rows of about 250 bytes."""
+    """The peak memory of a process that plans so many rows of about 800 bytes."""
     folder.mkdir()
     with (folder / "m.jsonl").open("w") as manifest:
         for number in range(count):
-            line = {"id": f"r{number * 7919 % 1_000_003}", "audio": f"a/{number}.flac", "text": "heard " * 20}
+            line = {"id": f"r{number * 7919 % 1_000_003}", "audio": f"a/{number}.flac", "text": "heard " * 120}
             manifest.write(json.dumps({**line, "duration": 1 + number % 997 / 50}) + "\n")
     engine = ["engine.name=fake", "engine.model=fake", "engine.language=en"]
     command = [sys.executable, "-c", _CHILD, str(run_bytes), f"manifest={folder}/m.jsonl", f"output={folder}/out"]
@@ -107,11 +107,11 @@ def peak_mb(folder: Path, count: int, run_bytes: int) -> float:
 
 
 def test_the_memory_of_planning_hardly_grows_with_the_manifest(tmp_path: Path) -> None:
-    small, large = (peak_mb(tmp_path / str(count), count, 2 * 2**20) for count in (20_000, 120_000))
-    # 100,000 rows more are 25 MB of text, and three times that as a table that is sorted.
-    assert large - small < 25
+    small, large = (peak_mb(tmp_path / str(count), count, 2 * 2**20) for count in (30_000, 100_000))
+    # 70,000 rows more are 56 MB of text; a table of them that is sorted takes 260 MB more.
+    assert large - small < 90
 
 
 @pytest.mark.slow
 def test_a_million_rows_are_planned_in_little_memory(tmp_path: Path) -> None:
-    assert peak_mb(tmp_path / "million", 1_000_000, spool._RUN_BYTES) < 700
+    assert peak_mb(tmp_path / "million", 1_000_000, spool._RUN_BYTES) < 800
