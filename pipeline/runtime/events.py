@@ -266,7 +266,7 @@ def telling(config: RunConfig, command: str, run_id: str, uri: str) -> Iterator[
             "run_started",
             command=command,
             version=version("quarry-asr"),
-            uri=uri,
+            uri=_USER_INFO.sub("://…@", uri),
             engine=config.engine.name,
             model=_USER_INFO.sub("://…@", config.engine.model),
             runtime=runtime.kind,

@@ -124,9 +124,10 @@ def test_every_end_is_told_with_its_exit_code(tmp_path: Path, error: BaseExcepti
             "runtime": {"events": str(file)},
         }
     )
-    with pytest.raises(type(error)), telling(config, "run", "run-0", "out/run-0"):
+    with pytest.raises(type(error)), telling(config, "run", "run-0", "s3://key:secret@out/run-0"):
         raise error
     started, finished = events_in(file)
+    assert started["uri"] == "s3://…@out/run-0"
     assert started["model"] == "https://…@host/model"
     assert (finished["exit_code"], finished["message"]) == (code, message)
     assert exit_code_of(error) == code
