@@ -64,10 +64,11 @@ class Book:
         self.store.put_if_absent(key, json.dumps(details, indent=1).encode())
 
     def log(self, number: int, summary: Mapping[str, Any]) -> str:
-        """Write what an invocation did; its key. Raises StoreError."""
-        key = f"log/{number:06d}.json"
-        self.store.put_if_absent(key, json.dumps(summary, indent=1).encode())
-        return key
+        """Write what an invocation did, under its number or the next that is free; the key. Raises StoreError."""
+        data = json.dumps(summary, indent=1).encode()
+        while not self.store.put_if_absent(f"log/{number:06d}.json", data):
+            number += 1
+        return f"log/{number:06d}.json"
 
 
 def open_book(config: RunConfig) -> Book:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pipeline.audio.uri_policy import without_secrets
 from pipeline.backfill.book import MANIFEST, NEW, Book, Record, open_book
 from pipeline.backfill.partitions import Partition, Period, in_order, partitions, period
 from pipeline.backfill.survey import Found, by_column, survey
@@ -147,7 +148,8 @@ def _work(config: RunConfig, days: Period, book: Book, night: Night, stopper: _S
             _note(book, partition, record, found, job, done, means.say)
     if not night.results and not records and set(night.passed_over) <= {_NOT_THERE}:
         raise RunError(  # a slip of the pen must not look like a quiet night
-            f"There is no audio and no manifest at {config.manifest} in this period; check the uri, and since and until."
+            f"There is no audio and no manifest at {without_secrets(config.manifest)} in this period; check the uri, and since "
+            "and until."
         )
 
 
@@ -184,7 +186,12 @@ def _note(book: Book, partition: Partition, record: Record, found: Found, job: J
     assert found.digest is not None
     tries = record.tries if record.digest == found.digest else 0
     tries += job.retry_only and done.exit_code in (0, 1)
-    details = {"manifest": partition.manifest, "value": partition.value, "at": _now(), **done.as_dict()}
+    details = {
+        "manifest": without_secrets(partition.manifest),
+        "value": partition.value,
+        "at": _now(),
+        **done.as_dict(),
+    }
     try:
         book.note(partition.label, Record(record.number + 1, found.digest, done.exit_code, tries), details)
     except RunError as error:
@@ -230,7 +237,11 @@ def _of_column(config: RunConfig, days: Period, book: Book, records: dict[str, R
     after = book.records()
     if all(after.get(one.label, NEW).is_done(str(held[one].digest), limits.retry_failed) for one in wanted):
         number = records.get(MANIFEST, NEW).number + 1
-        book.note(MANIFEST, Record(number, str(whole.digest), 0, 0), {"manifest": config.manifest, "at": _now()})
+        book.note(
+            MANIFEST,
+            Record(number, str(whole.digest), 0, 0),
+            {"manifest": without_secrets(config.manifest), "at": _now()},
+        )
 
 
 def _once(config: RunConfig, stack: ExitStack) -> Callable[[], None]:
@@ -251,10 +262,9 @@ def _once(config: RunConfig, stack: ExitStack) -> Callable[[], None]:
 def night_text(night: Night) -> str:
     """What a person is told at the end."""
     passed = [f"{count:,} {why}" for why, count in sorted(night.passed_over.items())]
-    hours = sum(done.heard_s for done in night.results) / 3600
-    lines = [
-        f"{len(night.results):,} partitions worked on, {hours:.2f} h of audio; passed over: {', '.join(passed) or 'none'}."
-    ]
+    hours, worked_on = sum(done.heard_s for done in night.results) / 3600, len(night.results)
+    noun = "partition" if worked_on == 1 else "partitions"
+    lines = [f"{worked_on:,} {noun} worked on, {hours:.2f} h of audio; passed over: {', '.join(passed) or 'none'}."]
     if bad := [done.partition.lstrip("_") for done in night.results if done.exit_code in (2, 3)]:
         more = " …" if len(bad) > _SHOWN else ""
         lines.append(f"Not done: {', '.join(bad[:_SHOWN])}{more}; the next backfill tries again.")

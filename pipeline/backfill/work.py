@@ -86,9 +86,9 @@ def work_on(job: Job, config: RunConfig, budget_s: float | None, means: Means) -
     name, made = job.partition.label, config
     means = replace(means, say=partial(_tell, means.say, name))
     try:
+        made = config_of(config, job.partition, job.listed)
         if job.trouble:
             raise job.trouble
-        made = config_of(config, job.partition, job.listed)
         done = _retried(job, made, means) if job.retry_only else _run(job, made, budget_s, means)
         done = replace(done, partition=name)
     except TooLong:
@@ -185,7 +185,7 @@ def _sessions_of(ledger: Ledger) -> Iterator[list[dict[str, Any]]]:
 def _undone(name: str, config: RunConfig, exit_code: int, error: Exception) -> Result:
     known = isinstance(error, QuarryError)
     message = " ".join((str(error) if known else f"{type(error).__name__}: {error}").split())[:500]
-    return Result(name, f"{config.name}-{config.fingerprint()}", exit_code, message=message)
+    return Result(name, run_id(config), exit_code, message=message)
 
 
 def _tell(say: Say, name: str, line: str) -> None:

@@ -241,7 +241,7 @@ def test_one_manifest_by_a_column_is_read_once_and_then_passed_over(tmp_path: Pa
     new = {"id": "new", "audio_filepath": str(speech(tmp_path / "new.wav", 9)), "day": NIGHTS[2]}
     write([*rows, new])
     grown = quarry("backfill", *command)
-    assert "1 partitions worked on" in grown.stdout
+    assert "1 partition worked on" in grown.stdout
     assert "2 unchanged" in grown.stdout
     assert set(counts(log, "opened")) == {str(tmp_path / "new.wav")}
 

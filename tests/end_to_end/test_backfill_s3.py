@@ -51,7 +51,7 @@ def test_a_partition_that_is_as_it_was_costs_three_requests_at_most(
     assert "1 unchanged" in said
     upload("02", range(1, 5))
     _, said = requests_of(proxy, *command, "--until", "2026-11-02", "--last-days", "2")
-    assert "1 partitions worked on" in said
+    assert "1 partition worked on" in said
     fetched = sorted(path for path in proxy.given if path.endswith(".wav"))
     assert fetched == [f"/nightly/audio/2026/11/02/{number}.wav" for number in range(1, 5)], "old audio was fetched"
     quiet_two, said = requests_of(proxy, *command, "--until", "2026-11-02", "--last-days", "2")
