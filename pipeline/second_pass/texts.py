@@ -47,6 +47,12 @@ def text_digest(text: str, language: str | None) -> str:
     return hashlib.sha256(json.dumps([text, language]).encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
+def _language(row: Mapping[str, Any]) -> str | None:
+    """That of the text. A table of schema version 1 has only that of the speech."""
+    language: str | None = row.get("text_language") or row["language"]
+    return language
+
+
 def stream_places(store: ObjectStore, snapshot: Snapshot) -> Iterator[TextPlace]:
     """Every recording of a run's snapshot, in its order. Holds a thousand texts at most. Raises StoreError."""
     for file in snapshot.files["transcripts"]:
@@ -55,10 +61,10 @@ def stream_places(store: ObjectStore, snapshot: Snapshot) -> Iterator[TextPlace]
             parquet = pq.ParquetFile(opened)
             for group in range(parquet.num_row_groups):
                 row = 0
-                columns = ["id", "text", "language"]
+                columns = ["id", "text", "language", "text_language"]
                 for batch in parquet.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
                     for found in batch.to_pylist():
-                        digest = text_digest(found["text"], found["language"])
+                        digest = text_digest(found["text"], _language(found))
                         yield TextPlace(found["id"], digest, key, group, row, len(found["text"]))
                         row += 1
 
@@ -77,7 +83,7 @@ class TextReader:
         for row in rows:
             table = self._row_group(row["key"], row["row_group"])
             (here,) = table.slice(row["row"], 1).to_pylist() or [None]
-            if here is None or (here["id"], text_digest(here["text"], here["language"])) != (
+            if here is None or (here["id"], text_digest(here["text"], _language(here))) != (
                 row["recording_id"],
                 row["digest"],
             ):
@@ -86,12 +92,12 @@ class TextReader:
                     "or give second_pass another `name`."
                 )
             segments = tuple(segment["text"] for segment in here["segments"] or ())
-            found.append(SourceText(here["id"], here["text"], segments, here["language"], here["status"]))
+            found.append(SourceText(here["id"], here["text"], segments, _language(here), here["status"]))
         return found
 
     def _row_group(self, key: str, group: int) -> pa.Table:
         if self._latest is None or self._latest[0] != (key, group):
-            columns = ["id", "text", "language", "status", "segments.list.element.text"]
+            columns = ["id", "text", "language", "text_language", "status", "segments.list.element.text"]
             with self._store.open_file(key) as opened:
                 self._latest = ((key, group), pq.ParquetFile(opened).read_row_group(group, columns=columns))
         return self._latest[1]
