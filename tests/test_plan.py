@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -239,3 +241,19 @@ def test_planning_takes_microseconds_per_row(count: int) -> None:
     windows = plan_table(rows, PlanConfig())
     assert (time.process_time() - begin) / count < 10e-6
     assert totals(windows).recordings == count
+
+
+def test_rows_of_a_row_group_stay_together_in_their_order() -> None:
+    """A worker reads a Parquet row group forward, once; whatever the lengths, and whatever the ids are."""
+    places = [(group, n) for group in (0, 2, 10) for n in range(12)]
+    inside = [
+        row(f"{n * 7 % 12}-{group}", 1.0 + n * 5 % 12, uri=f"s3://b/x.parquet#group={group}&row={n}&column=audio")
+        for group, n in places
+    ]
+    outside = [row(f"file{n}", float(n)) for n in range(1, 9)]
+    shards = planned([*inside[::-1], *outside])
+    order = [window.recording.uri for shard in shards for window in shard.windows]
+    assert order[:8] == [f"s3://b/file{n}.wav" for n in range(8, 0, -1)]
+    found = [tuple(int(number) for number in re.findall(r"=(\d+)", uri)) for uri in order[8:]]
+    assert [[n for group, n in found if group == wanted] for wanted in (0, 2, 10)] == [list(range(12))] * 3
+    assert [group for group, _ in groupby(found, itemgetter(0))] == [0, 10, 2]

@@ -25,6 +25,13 @@ from pipeline.store.plan_file import PlanFile, write_plan_file
 EQUAL = st.lists(st.sampled_from([None, 5.0, 10.0, 90.0]), max_size=60)
 TIED = EQUAL.map(lambda found: [row(f"é{i * 7 % 60}-{i}", d, reference_text="x" * i) for i, d in enumerate(found)])
 
+# Rows in Parquet, which stay together.
+INSIDE = st.lists(st.integers(0, 30), max_size=40, unique=True).map(
+    lambda found: [
+        row(f"p{n * 11 % 31}", n % 4 + 1.0, uri=f"s3://b/x.parquet#group={n % 3}&row={n}&column=a") for n in found
+    ]
+)
+
 
 def spooled(rows: list[dict[str, Any]], pieces: int, first_index: int = 0) -> PlanFile:
     folder = WorkingFolder()
@@ -35,7 +42,7 @@ def spooled(rows: list[dict[str, Any]], pieces: int, first_index: int = 0) -> Pl
     return write_plan_file(plan_blocks(sorter.ordered(), CONFIG, first_index), folder)
 
 
-@given(ROWS | TIED, st.randoms(use_true_random=False), st.integers(1, 9), st.integers(1, 9))
+@given(ROWS | TIED | INSIDE, st.randoms(use_true_random=False), st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=40, deadline=None)
 def test_a_plan_has_the_same_bytes_however_it_was_put_together(
     rows: list[dict[str, Any]], random: Any, few: int, size: int

@@ -87,3 +87,25 @@ def test_what_is_no_fault_of_the_audio_is_raised_and_readers_are_closed() -> Non
         probe_missing(manifest([False] * 9), open_reader, 2)
     assert opened
     assert all(reader.closed for reader in opened)
+
+
+def test_one_thread_reads_a_row_group_in_its_order() -> None:
+    asked: list[list[str]] = []
+
+    class Listening(Headers):
+        def __init__(self) -> None:
+            super().__init__()
+            self.heard: list[str] = []
+            asked.append(self.heard)
+
+        def probe(self, recording: Recording) -> Probe:
+            self.heard.append(recording.uri)
+            return super().probe(recording)
+
+    uris = [f"x.parquet#group={n // 20}&row={n % 20}&column=audio" for n in range(120)]
+    rows = [{"id": str(n + 1), "uri": uri, "offset_s": 0.0} for n, uri in enumerate(uris)]
+    probe_missing(pa.Table.from_pylist(rows, schema=MANIFEST_SCHEMA), Listening, workers=3)
+    assert sorted(uri for heard in asked for uri in heard) == sorted(uris)
+    for heard in asked:
+        for start in range(0, len(heard), 20):
+            assert heard[start : start + 20] == uris[uris.index(heard[start]) :][:20]
