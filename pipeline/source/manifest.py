@@ -68,7 +68,9 @@ def manifest_roots(uri: str, config: SourceConfig) -> tuple[str, ...]:
     return tuple(local_path(root) if is_local(root) else root for root in config.roots or [folder_of_rows(uri, config)])
 
 
-def tables_of(manifest: Manifest, config: SourceConfig, complain: Complain) -> Iterator[tuple[str, list[int], pa.Table]]:
+def tables_of(
+    manifest: Manifest, config: SourceConfig, complain: Complain
+) -> Iterator[tuple[str, list[int], pa.Table]]:
     """File (of several), line numbers and rows, block by block; those alone that `source.only` chooses."""
     split = config.channels == "split"
     for block in manifest.read(complain):

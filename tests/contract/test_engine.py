@@ -140,7 +140,7 @@ def test_the_wishes_of_a_row_stay_its_own(engine: Engine, speech: list[ChunkAudi
 
 
 def test_tasks_may_be_mixed_in_a_batch(engine: Engine, speech: list[ChunkAudio]) -> None:
-    """Each chunk gets what its own row asks: as alone, in any company. Engines that cannot are never asked (the runner refuses)."""
+    """Each chunk gets what its own row asks, in any company. Engines that cannot are never asked: the runner refuses."""
     into = sorted(set(engine.spec.row_tasks) - {"transcribe"})
     if not into:
         outcomes, _ = run_batches(
