@@ -4,7 +4,8 @@ Audio seconds per CPU second for ten minutes of each codec: Quarry's reader (its
 program with its own resampler, and libsndfile with soxr in one process, all to 16 kHz mono int16. Then clips of 10 s through
 the sandbox, announced as a run does it, against the same reader that decodes in its own process: samples alone, and windows with
 voice activity detection and cutting, which is what a run does with each clip.
-CPU time of all processes, and wall time; medians, and medians of the ratios of neighbours in time. Every decoder uses one thread.
+All on one CPU, which is what a decode worker books. CPU time of all processes, and wall time; medians, and medians of the ratios
+of neighbours in time. Every decoder uses one thread.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def main() -> None:
             f"\n| {CLIP_S} s clips of | CPU ms, with and without sandbox | CPU | wall | with VAD and chunks | CPU | wall |"
         )
         print("|---|---|---|---|---|---|---|")
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         sandboxed, inside = (AudioReader(DecodeConfig(), SourceConfig(), [name]) for _ in range(2))
         inside._decoder = Inside(0, 1, 1)
         with sandboxed, inside:
