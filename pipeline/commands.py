@@ -154,7 +154,7 @@ def second_pass(config: RunConfig, settings: str) -> int:
 
 def retry(config: RunConfig, settings: str) -> int:
     """Hear flagged or failed stretches of a finished run again, and put what is better into its tables."""
-    from pipeline.retry import execute_retry, prepare_retry
+    from pipeline.retry import execute_retry, prepare_retry, unchanged_exit_code
 
     with _telling(config, "retry") as events:
         wanted = prepare_retry(config, _print_probe)
@@ -163,8 +163,9 @@ def retry(config: RunConfig, settings: str) -> int:
                 f"Nothing to hear again in {run_id(config)}: no stretch is flagged, or these settings have decided it."
             )
             _print_result(config, nothing)
-            events.finish(0, 0)
-            return 0
+            code = unchanged_exit_code(config)
+            events.finish(code, 0)
+            return code
         outcome = execute_retry(wanted, _announced(wanted), events)
         if outcome.snapshot:
             _print_result(config, report_text(outcome.snapshot, settings))

@@ -115,6 +115,12 @@ def prepare_retry(config: RunConfig, on_probe: Progress = lambda done, total: No
     return planned(f"{snapshot.number:05d}-{settings}", windows)
 
 
+def unchanged_exit_code(config: RunConfig) -> int:
+    """That of `quarry run` for the finished run as it is: nothing was to be heard again. Raises RunError."""
+    _, snapshot = _finished_run(config)
+    return 1 if snapshot.failed or snapshot.partial else 0
+
+
 def execute_retry(
     retry: PlannedRetry, say: Callable[[str], None] = lambda line: None, events: EventLog = NO_EVENTS
 ) -> Outcome:

@@ -345,7 +345,7 @@ def test_where_nothing_is_flagged_there_is_nothing_to_do(short_manifest: Path, t
     assert quarry("run", *settings).returncode == 1
     before = listing(run_folder(tmp_path))
     done = quarry("retry", "--flagged", *settings, "--engine", "whisper", "--model", "tiny.en")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (1, ""), "as `quarry run` of the same run: a row is failed"
     assert "Nothing to hear again" in done.stdout
     assert listing(run_folder(tmp_path)) == before
 
