@@ -17,9 +17,7 @@ from pipeline.source.opening import kind_of, open_bytes
 from pipeline.source.rows import KEYS
 
 _CUTS = {"MonoCut", "MultiCut", "MixedCut", "PaddingCut", "Cut"}
-_TAKEN = frozenset(
-    name for field, names in KEYS.items() if field not in ("task", "target_language") for name in names
-)
+_TAKEN = frozenset(name for field, names in KEYS.items() if field not in ("task", "target_language") for name in names)
 _HARMLESS = {"Resample"}  # audio is resampled anyway
 
 
