@@ -42,7 +42,9 @@ def as_files(clips: Sequence[Clip], folder: Path) -> Path:
     folder.mkdir(parents=True)
     for clip in clips:
         (folder / f"{clip.key}.{clip.suffix}").write_bytes(clip.data)
-    rows = [{"id": one.key, "audio_filepath": f"{one.key}.{one.suffix}", "text": one.text} for one in clips]
+    rows = [
+        {"id": one.key, "audio_filepath": f"{one.key}.{one.suffix}", "text": one.text, "speaker": "s1"} for one in clips
+    ]
     manifest = folder / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return manifest

@@ -25,9 +25,16 @@ def run(manifest: Path | str, output: Path, **settings: Any) -> dict[str, tuple[
 
 
 @pytest.fixture(scope="module")
-def expected(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, str]]:
+def of_files(clips: list[Clip], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run over the same clips as files."""
     folder = tmp_path_factory.mktemp("files")
-    found = run(as_files(clips, folder / "audio"), folder / "out")
+    run(as_files(clips, folder / "audio"), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def expected(clips: list[Clip], of_files: Path) -> dict[str, tuple[str, str, str]]:
+    found = texts(of_files)
     assert len({text for _, text, _ in found.values()}) == len(clips)
     return found
 
@@ -57,11 +64,10 @@ def test_parquet_as_datasets_writes_it(clips: list[Clip], expected: dict[str, An
     assert {row["reference_text"] for row in parts} == {clip.text for clip in clips}
 
 
-def test_datasets_reads_every_table_unchanged(clips: list[Clip], tmp_path: Path) -> None:
+def test_datasets_reads_every_table_unchanged(of_files: Path, expected: dict[str, Any], tmp_path: Path) -> None:
     """Plainly by `load_dataset`, as docs/output.md says, pass-through columns included."""
     datasets = pytest.importorskip("datasets")
-    expected = run(as_webdataset(clips, tmp_path / "tars"), tmp_path / "out")
-    (tables,) = (run_folder(tmp_path / "out") / "tables").iterdir()
+    (tables,) = (run_folder(of_files) / "tables").iterdir()
     read = {
         folder.name: datasets.load_dataset(
             "parquet",
