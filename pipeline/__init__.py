@@ -14,11 +14,23 @@ _PUBLIC = {
     "RunConfig": "pipeline.config",
     "load_config": "pipeline.config.file",
     "QuarryError": "pipeline.errors",
+    "ExportOptions": "pipeline.export.options",
+    "find_run": "pipeline.finished",
     "read_run": "pipeline.reading",
     "read_runs": "pipeline.catalogue",
 }
 
-__all__ = ["QuarryError", "Recording", "RunConfig", "Transcript", "load_config", "read_run", "read_runs"]
+__all__ = [
+    "ExportOptions",
+    "QuarryError",
+    "Recording",
+    "RunConfig",
+    "Transcript",
+    "find_run",
+    "load_config",
+    "read_run",
+    "read_runs",
+]
 __version__ = "0.1.0"
 
 

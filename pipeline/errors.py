@@ -68,6 +68,10 @@ AnswerCode = Literal[
 class QuarryError(Exception):
     """Base of every error Quarry raises on purpose."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it (IPython asks for this): the sentence, no traceback."""
+        return [f"quarry: {self}"]
+
 
 def exit_code_of(error: BaseException) -> int:
     """The exit code of a run that ends so: 2 someone has to mend something first · 3 the same command resumes."""

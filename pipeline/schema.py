@@ -206,8 +206,8 @@ def transcript_of(row: Mapping[str, Any]) -> Transcript:
         window_count=row["window_count"],
         window_start_s=row["window_start_s"],
         extra=dict((pair["key"], pair["value"]) if isinstance(pair, dict) else pair for pair in row["extra"]),
-        task=row["task"],
-        target_language=row["text_language"] if row["task"] == "translate" else None,
+        task=row.get("task") or "transcribe",  # tables from before rows could be translated have neither column
+        target_language=row["text_language"] if row.get("task") == "translate" else None,
     )
 
 

@@ -24,9 +24,7 @@ def pairs(transcript: Transcript, options: ExportOptions) -> Rendered:
     """A line for every segment (or the recording) that passes the filters; the rest is counted by the first reason."""
     left_out: Counter[str] = Counter()
     lines = []
-    refused = _refused(transcript, options)
-    for found, flags in _candidates(transcript, options):
-        reason = refused or _refused_pair(found, flags, options)
+    for found, reason in judged_pairs(transcript, options):
         if reason:
             left_out[reason] += 1
         else:
@@ -34,6 +32,13 @@ def pairs(transcript: Transcript, options: ExportOptions) -> Rendered:
     if not lines and not left_out:
         left_out["no_text"] += 1
     return Rendered("".join(lines) if lines else None, left_out)
+
+
+def judged_pairs(transcript: Transcript, options: ExportOptions) -> Iterator[tuple[dict[str, Any], str]]:
+    """What could be a pair, and the first reason that speaks against it; "": it is one."""
+    refused = _refused(transcript, options)
+    for found, flags in _candidates(transcript, options):
+        yield found, refused or _refused_pair(found, flags, options)
 
 
 def wer(transcript: Transcript) -> float | None:

@@ -78,7 +78,7 @@ def gather(store: ObjectStore, snapshot: Snapshot, most_doubts: int) -> Facts:
         slices_left_out=sorted(slices.left_out),
         doubts=_located(doubts.worst(), transcripts),
         failures=_failures(table_of(store, snapshot, "failures").batches(rows=_ROWS)),
-        waiting=_waiting(store, snapshot),
+        waiting=waiting_of(store, snapshot),
         second_passes=_second_passes(store),
     )
 
@@ -106,7 +106,8 @@ def _failures(batches: Iterator[pa.RecordBatch]) -> dict[str, FailureGroup]:
     return dict(sorted(found.items(), key=lambda item: -item[1].count))
 
 
-def _waiting(store: ObjectStore, snapshot: Snapshot) -> waits.Waiting:
+def waiting_of(store: ObjectStore, snapshot: Snapshot) -> waits.Waiting:
+    """Who waited for whom, from the table of shards. Raises StoreError."""
     waiting = waits.Waiting(snapshot.run["sessions"])
     shards = table_of(store, snapshot, "shards")
     if set(waits.COLUMNS) <= set(shards.schema.names):  # snapshots from before the times were noted have none

@@ -21,7 +21,7 @@ from pipeline.text.flags import FLAGS
 _LANGUAGES_SHOWN = 24
 _DURATION_TICKS_S = (0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 36_000.0, 360_000.0)
 _LONGEST_TEXT = 600
-_MEANINGS = {**FLAGS, RETRIED: "a second engine heard it: a mark, and no doubt"}
+FLAG_MEANINGS = {**FLAGS, RETRIED: "a second engine heard it: a mark, and no doubt"}
 
 
 def accuracy(facts: Facts) -> Markup:
@@ -36,8 +36,7 @@ def accuracy(facts: Facts) -> Markup:
         f"{count(totals['word_deletions'])} missing, {count(totals['word_insertions'])} too many. "
         f"Character error rate {percent(totals['cer'])}."
     )
-    lengths = {name: slices for name, slices in facts.slices.items() if name == DURATION}
-    tables = {"language": _languages(facts), **lengths, **facts.slices}
+    tables = error_rates(facts)
     highest = max((one.high or 0.0 for slices in tables.values() for one in slices), default=0.0)
     scale = min(1.0, nice_scale(highest))
     names = {DURATION: "length of the recording"}
@@ -53,6 +52,12 @@ def accuracy(facts: Facts) -> Markup:
         ),
         note(f"Columns with more than {MOST_VALUES} values are not shown: ", left_out, ".") if left_out else None,
     )
+
+
+def error_rates(facts: Facts) -> dict[str, list[Slice]]:
+    """Slices by slicing: `language`, DURATION, then columns of the manifest."""
+    lengths = {name: slices for name, slices in facts.slices.items() if name == DURATION}
+    return {"language": _languages(facts), **lengths, **facts.slices}
 
 
 def distributions(facts: Facts) -> Markup:
@@ -196,7 +201,7 @@ def _flags(flags: dict[str, dict[str, float]], audio_s: float) -> Markup:
         [
             [
                 element("code", shown(flag, 60)),
-                element("span", _MEANINGS.get(flag, "the engine's own"), class_="aside"),
+                element("span", FLAG_MEANINGS.get(flag, "the engine's own"), class_="aside"),
             ],
             count(found["pieces"]),
             count(found["recordings"]),
