@@ -163,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
                 "-o", "--out", metavar="FILE", default="-", help=".jsonl or .jsonl.gz; without it, printed"
             )
         if name in _LOOKING:
-            sub.add_argument("run", metavar="RUN", nargs="?", help="a run's own folder or uri; without it, the settings'")
+            sub.add_argument(
+                "run", metavar="RUN", nargs="?", help="a run's own folder or uri; without it, the settings'"
+            )
         if name == "report":
             page = "write a page instead, that holds everything it shows (docs/report.md)"
             sub.add_argument("-o", "--out", metavar="FILE", help=page)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from pipeline.metrics.rtfx import padding_waste, rtfx
 
 
