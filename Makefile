@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-s3 archive test test-slow test-long chaos fuzz check bench clean
+.PHONY: help setup demo demo-s3 archive test test-slow test-long chaos fuzz check bench notebooks clean
 
 help:  ## list these commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-10s %s\n", $$1, $$2 }'
@@ -50,6 +50,9 @@ check: $(VENV)/.dev  ## format, lint, types, house rules
 bench: $(VENV)/.dev  ## measure the published figures anew (benchmarks/)
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
 
+notebooks: $(VENV)/.notebooks  ## open the notebooks in JupyterLab, on the demo's run or QUARRY_RUN=folder-or-uri
+	$(BIN)/python -m jupyterlab notebooks
+
 clean:  ## remove the environment, caches and what the demo made
 	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -65,6 +68,10 @@ $(VENV)/.demo: $(INPUTS) | $(BIN)/python
 
 $(VENV)/.dev: $(INPUTS) | $(BIN)/python
 	@$(call install,dev)
+	@touch $@
+
+$(VENV)/.notebooks: $(INPUTS) | $(BIN)/python
+	@$(call install,notebooks)
 	@touch $@
 
 $(BIN)/python:

@@ -22,7 +22,7 @@ from pipeline.errors import RunError
 from pipeline.export.options import ExportOptions
 from pipeline.export.run import Exported, export
 from pipeline.export.supply import supply
-from pipeline.metrics.rtfx import padding_waste, rtfx
+from pipeline.metrics.rtfx import heard_s, padding_waste, rtfx
 from pipeline.reading import RunTable, snapshot_of, table_of
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.report.doubts import NO_DOUBT, Doubt
@@ -61,13 +61,14 @@ def find_run(
     snapshot: int | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> FinishedRun:
-    """A run by its own folder or uri; without one that which QUARRY_RUN names, else the newest that `make demo` left here.
+    """A run by its own folder or uri; without one that which QUARRY_RUN names, else the newest that `make demo` left.
 
+    A relative folder is one from here, or from a folder above: notebooks lie in a folder of their own.
     `storage_options` are fsspec's, for the run and its recordings; without them, what the environment offers. Raises RunError
     where there is no finished run, StoreError.
     """
     named = os.fspath(uri_or_folder or os.environ.get(RUN_VARIABLE) or _newest_demo())
-    uri = named if "://" in named else os.path.abspath(named)
+    uri = named if "://" in named else str(_above(named))
     options = dict(storage_options or {})
     store = ObjectStore.open(uri, StoreConfig(storage_options=options))
     return FinishedRun(store, snapshot_of(store, snapshot), options)
@@ -81,6 +82,12 @@ def _newest_demo() -> Path:
             f"There is no run to look at: set {RUN_VARIABLE} to the folder or uri of a finished run, or let `make demo` make one."
         )
     return max(snapshots, key=lambda path: path.stat().st_mtime).parent.parent
+
+
+def _above(path: str | Path, *first: Path) -> Path:
+    """A relative path from the first of some folders, of this one and those above, from which it exists; else from this one."""
+    here = Path.cwd()
+    return next((folder / path for folder in (*first, here, *here.parents) if (folder / path).exists()), here / path)
 
 
 @dataclass(frozen=True)
@@ -200,11 +207,11 @@ class FinishedRun:
         import pandas
 
         totals, sessions = self.totals, self.run["sessions"]
-        wall_s, heard_s = (sum(one[name] for one in sessions) for name in ("wall_s", "audio_s"))
+        wall_s, audio_s = (sum(one[name] for one in sessions) for name in ("wall_s", "audio_s"))
         there_s = totals["engine_s"] + totals["wait_s"]
         rows = [
-            ("pipeline RTFx", rtfx(heard_s, wall_s), "seconds of audio per second of wall time, start-up included"),
-            ("engine RTFx", rtfx(totals["audio_s"], totals["engine_s"]), "seconds of audio per second in the engine"),
+            ("pipeline RTFx", rtfx(audio_s, wall_s), "seconds of audio per second of wall time, start-up included"),
+            ("engine RTFx", rtfx(heard_s(totals), totals["engine_s"]), "seconds of audio per second in the engine"),
             ("engine busy", totals["engine_s"] / there_s if there_s else None, "share of its time that it computed"),
             (
                 "padding",
@@ -213,7 +220,7 @@ class FinishedRun:
             ),
             (
                 "speech",
-                totals["engine_audio_s"] / totals["audio_s"] if totals["audio_s"] else None,
+                totals["engine_audio_s"] / heard_s(totals) if totals["audio_s"] else None,
                 "share of the audio that it was given",
             ),
         ]
@@ -262,12 +269,12 @@ class FinishedRun:
         return export(self.store, config, replace(options, snapshot=self.snapshot.number))
 
     def _manifest(self) -> str:
-        """The manifest's place: if the settings name it by a relative path, from the folder in which the run was begun."""
+        """The manifest's place: a relative path is one from the folder in which the run was begun, or from one above this."""
         manifest, output = str(self.run["config"]["manifest"]), str(self.run["config"]["output"])
-        if not is_local(manifest) or not is_local(output) or os.path.isabs(manifest) or os.path.isabs(output):
+        if not is_local(manifest) or os.path.isabs(manifest):
             return manifest
         begun_in = os.path.dirname(str(self.run["uri"])).removesuffix(os.path.normpath(output))
-        return os.path.join(begun_in, manifest)
+        return str(_above(manifest, *([Path(begun_in)] if is_local(output) and not os.path.isabs(output) else [])))
 
 
 def _bars(histogram: Histogram) -> pandas.DataFrame:
