@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -234,14 +234,14 @@ def _of_column(config: RunConfig, days: Period, book: Book, records: dict[str, R
     wanted = in_order(held, limits, days)
     for partition in wanted:
         yield partition, held[partition]
+    if limits.until is None and any(one.day and one.day > days.until for one in held):
+        return  # their day comes while the manifest stays as it is
     after = book.records()
     if all(after.get(one.label, NEW).is_done(str(held[one].digest), limits.retry_failed) for one in wanted):
         number = records.get(MANIFEST, NEW).number + 1
-        book.note(
-            MANIFEST,
-            Record(number, str(whole.digest), 0, 0),
-            {"manifest": without_secrets(config.manifest), "at": _now()},
-        )
+        details = {"manifest": without_secrets(config.manifest), "at": _now()}
+        with suppress(RunError):  # without this memory the manifest is read once more
+            book.note(MANIFEST, Record(number, str(whole.digest), 0, 0), details)
 
 
 def _once(config: RunConfig, stack: ExitStack) -> Callable[[], None]:

@@ -7,6 +7,7 @@ Nothing is opened but one growing manifest with `backfill.column`, which is stre
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import time
 from collections.abc import Mapping
@@ -43,9 +44,16 @@ class Found:
 
 
 def survey(uri: str, config: SourceConfig, min_age_s: float) -> Found:
-    """What there is at a partition's manifest: a file, several, or a folder. Raises ManifestError."""
+    """What there is at a partition's manifest: a file, several, or a folder; other rows chosen are another.
+
+    Raises ManifestError.
+    """
     is_folder = config.format in _OF_FOLDERS or (config.format == "auto" and format_by_name(uri) is None)
-    return _folder(uri, config, min_age_s) if is_folder else _files(uri, config, min_age_s)
+    found = _folder(uri, config, min_age_s) if is_folder else _files(uri, config, min_age_s)
+    if not found.is_there or not config.only:
+        return found
+    chosen = f"{found.digest} {json.dumps(config.only, sort_keys=True)}"
+    return replace(found, digest=hashlib.sha256(chosen.encode()).hexdigest()[:_DIGITS])
 
 
 def by_column(uri: str, config: SourceConfig, column: str) -> dict[Partition, Found]:

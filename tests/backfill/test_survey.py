@@ -60,6 +60,13 @@ def test_a_manifest_is_known_by_size_and_time(tmp_path: Path) -> None:
     assert state(manifest) not in (None, first)
 
 
+def test_other_rows_chosen_of_the_same_manifest_are_another(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text("{}\n")
+    found = [survey(str(tmp_path / "m.jsonl"), SourceConfig(only=only), 0) for only in ({}, {"a": "b"}, {"a": "c"})]
+    assert len({one.digest for one in found}) == 3
+    assert not survey(str(tmp_path / "no.jsonl"), SourceConfig(only={"a": "b"}), 0).is_there
+
+
 def test_a_manifest_in_several_files(tmp_path: Path) -> None:
     for number in range(2):
         (tmp_path / f"m_{number}.jsonl").write_text("{}\n")

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from counted import count_into, counts
 from running import REPO, Done, fake_settings, quarry
 
 from pipeline import read_runs
+from pipeline.backfill import run as nights
+from pipeline.backfill.partitions import period
 from pipeline.errors import RunError
 
 SCRIPT = Path(__file__).with_name("counted.py")
@@ -244,6 +248,22 @@ def test_one_manifest_by_a_column_is_read_once_and_then_passed_over(tmp_path: Pa
     assert "1 partition worked on" in grown.stdout
     assert "2 unchanged" in grown.stdout
     assert set(counts(log, "opened")) == {str(tmp_path / "new.wav")}
+
+
+def test_rows_of_a_coming_day_are_done_on_their_day_though_the_manifest_stays_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"audio_filepath": str(speech(tmp_path / f"{i}.wav", i)), "day": NIGHTS[i]} for i in range(2)]
+    manifest = tmp_path / "all.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = settings(tmp_path, tmp_path / "out", manifest=manifest, **{"backfill.column": "day"})
+    command = [one for one in command if not one.startswith("backfill.until")]
+    for night in NIGHTS:
+        monkeypatch.setattr(nights, "period", partial(period, today=date.fromisoformat(night)))
+        said = quarry("backfill", *command)
+        assert said.returncode == 0, said.stderr
+        assert ("1 partition worked on" in said.stdout) == (night in NIGHTS[:2])
+    assert [day for day, _ in ids(tmp_path / "out")] == list(NIGHTS[:2])
 
 
 @pytest.mark.slow
