@@ -27,7 +27,9 @@ from pipeline.reading import RunTable, snapshot_of, table_of
 from pipeline.records import SAMPLE_RATE_HZ
 from pipeline.report.doubts import NO_DOUBT, Doubt
 from pipeline.report.facts import Facts, gather, waiting_of
+from pipeline.report.figures import plural
 from pipeline.report.histogram import Histogram
+from pipeline.report.markup import shown
 from pipeline.report.quality import FLAG_MEANINGS, error_rates
 from pipeline.report.slices import Slice
 from pipeline.report.snippets import Ear, reader_of
@@ -101,7 +103,7 @@ class FinishedRun:
     def __str__(self) -> str:
         totals = self.totals
         return (
-            f"{self.run['run_id']}: {totals['recordings']:,} recordings, {totals['audio_s'] / 3600:,.2f} h, "
+            f"{self.run['run_id']}: {plural(totals['recordings'], 'recording')}, {totals['audio_s'] / 3600:,.2f} h, "
             f"heard by {self.run['engine']} {self.run['model']} (snapshot {self.snapshot.number})"
         )
 
@@ -192,10 +194,13 @@ class FinishedRun:
         """Flagged stretches that should be looked at, worst first, a few of one recording; at most a hundred."""
         return self.facts.doubts[:most]
 
-    def listen(self, stretches: Sequence[Doubt]) -> Iterator[tuple[Doubt, Sound]]:
-        """Each stretch with its sound, decoded as the run decoded it, in a process of its own; never raises for one of them."""
+    def listen(self, stretches: Sequence[Doubt], roots: Sequence[str] = ()) -> Iterator[tuple[Doubt, Sound]]:
+        """Each stretch with its sound, decoded as the run decoded it, in a process of its own; never raises for one of them.
+
+        `roots`: folders and buckets that may be read, in place of the run's own.
+        """
         made_with = {**self.run["config"], "manifest": self._manifest()}
-        source = SourceConfig(storage_options=dict(self.storage_options))
+        source = SourceConfig(storage_options=dict(self.storage_options), roots=list(roots))
         with reader_of(made_with, DecodeConfig(), source) as reader:
             ear = Ear(reader)
             for stretch in stretches:
@@ -284,6 +289,5 @@ def _bars(histogram: Histogram) -> pandas.DataFrame:
 
 
 def _label(text: str) -> str:
-    """Short and on one line: values come from manifests."""
-    plain = " ".join(text.split())
-    return plain if len(plain) <= _LONGEST_LABEL else f"{plain[:_LONGEST_LABEL]}…"
+    """Short, on one line, nothing that cannot be seen: values come from manifests."""
+    return " ".join(shown(text, _LONGEST_LABEL).split())

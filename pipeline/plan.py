@@ -1,8 +1,9 @@
 """The plan: rows and durations → windows → shards, the same way every time. Pure and columnar; opens nothing.
 
 A recording longer than `plan.window_s` is cut into equal windows. Windows go into shards longest first, so that a shard's
-windows are of like length and batch well, and the windows of one recording stay together. The order of the rows has no say:
-equal lengths are ordered by id. A plan is a table of PLAN_SCHEMA, one row per window, the rows of a shard together.
+windows are of like length and batch well, and the windows of one recording stay together. A recording that is split counts with
+every channel, in the length of its windows and in its shard: all of them are in memory at once. The order of the rows has no
+say: equal lengths are ordered by id. A plan is a table of PLAN_SCHEMA, one row per window, the rows of a shard together.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.audio.member import ROW_PATTERN
+from pipeline.audio.wire import MAX_SPLIT_CHANNELS
 from pipeline.config import PlanConfig
-from pipeline.metrics.shares import Shares, add_shares, duration_shares, language_shares
-from pipeline.records import Recording, Shard, Window
+from pipeline.metrics.shares import Shares, add_shares, duration_shares, language_shares, more_channels_s
+from pipeline.records import SPLIT, Recording, Shard, Window
 
 PLAN_SCHEMA = pa.schema(
     [
@@ -49,6 +51,7 @@ PLAN_SCHEMA = pa.schema(
         ("open_end", pa.bool_()),  # the duration was not given by the row: read on to the real end
         ("size_bytes", pa.int64()),
         ("etag", pa.string()),
+        ("split_channels", pa.int32()),  # as many are expected to be kept apart; 1: one, or all mixed
     ]
 )
 
@@ -75,6 +78,7 @@ ROWS_SCHEMA = pa.schema(
         ("open_end", pa.bool_()),
         ("window_count", pa.int32()),
         ("window_s", pa.float64()),  # of each; 0: unknown
+        ("split_channels", pa.int32()),
         ("place", pa.string()),  # in a Parquet file, else empty: rows of a row group stay together, in its order
     ]
 )
@@ -88,6 +92,8 @@ _HASHED = (
 _BLOCK_WINDOWS = 20_000
 # A recording whose header could not be read may be of any length: few of them share a shard.
 _UNKNOWN_S = 60.0
+# Of a recording to be split that was never opened: what is recorded that way is mostly calls, a side on each channel.
+_LIKELY_CHANNELS = 2
 _TICKS_PER_S = 1_000_000  # lengths are added up as integers: the packing must not depend on rounding
 
 _Floats = npt.NDArray[np.float64]
@@ -105,6 +111,7 @@ class PlanTotals:
     unknown: int  # recordings whose duration nobody knows
     by_language: Shares = field(default_factory=dict)
     by_duration: Shares = field(default_factory=dict)
+    more_channels_s: float = 0.0  # beyond audio_s: the second channel and further ones of recordings that are split
 
 
 def plan_table(rows: pa.Table, config: PlanConfig, first_index: int = 0, max_audio_s: float = 86_400.0) -> pa.Table:
@@ -124,13 +131,15 @@ def plan_rows(rows: pa.Table, config: PlanConfig, max_audio_s: float = 86_400.0)
         known = pc.coalesce(known, rows["probe_duration_s"])
     seconds = pc.fill_null(known, 0.0).to_numpy()
     seconds = np.where(seconds > 0, seconds, 0.0)
-    counts = _window_counts(seconds, config, max_audio_s)
+    channels = _split_channels(rows)
+    counts = _window_counts(seconds, channels, config, max_audio_s)
     columns = {
         **{name: rows[name] for name in _ROW_COLUMNS if name in rows.column_names},
         "duration_s": pa.array(seconds),
         "open_end": pc.is_null(rows["duration_s"]),
         "window_count": pa.array(counts),
         "window_s": pa.array(seconds / counts),
+        "split_channels": pa.array(channels),
         "place": _places(rows["uri"]),
     }
     filled = [columns.get(field.name, pa.nulls(rows.num_rows, field.type)) for field in ROWS_SCHEMA]
@@ -164,7 +173,7 @@ def plan_blocks(ordered: Iterable[pa.Table], config: PlanConfig, first_index: in
     begun = None
     for windows in _windows(ordered):
         block = windows if begun is None else pa.concat_tables([begun, windows]).combine_chunks()
-        edges = np.append(_shard_starts(block["window_s"].to_numpy(), config), block.num_rows)
+        edges = np.append(_shard_starts(_pcm_s(block), config), block.num_rows)
         # The last shard may take more of what comes next.
         begun, edges = block.slice(edges[-2]), edges[:-1]
         if len(edges) > 1:
@@ -174,15 +183,33 @@ def plan_blocks(ordered: Iterable[pa.Table], config: PlanConfig, first_index: in
         yield _with_shards(begun, np.array([0, begun.num_rows]), first_index)
 
 
-def _window_counts(duration_s: _Floats, config: PlanConfig, max_audio_s: float) -> _Ints:
-    counts = np.ceil(np.where(duration_s <= max_audio_s, duration_s, 0.0) / config.window_s)
+def _split_channels(rows: pa.Table) -> _Ints:
+    """How many channels of each row will be kept apart, as far as its header has told."""
+    likely = pa.repeat(pa.scalar(_LIKELY_CHANNELS, pa.int32()), rows.num_rows)
+    if "probe_channels" in rows.column_names:
+        likely = pc.coalesce(rows["probe_channels"], likely)
+    is_split = pc.fill_null(pc.equal(rows["channel"], SPLIT), False).to_numpy(zero_copy_only=False)
+    return np.where(is_split, np.clip(likely.to_numpy(zero_copy_only=False), 1, MAX_SPLIT_CHANNELS), 1).astype(np.int32)
+
+
+def _window_counts(duration_s: _Floats, channels: _Ints, config: PlanConfig, max_audio_s: float) -> _Ints:
+    # Not so short that the seams of a window would meet.
+    longest_s = np.maximum(config.window_s / channels, min(2 * config.overlap_s, config.window_s))
+    counts = np.ceil(np.where(duration_s <= max_audio_s, duration_s, 0.0) / longest_s)
     return np.maximum(counts, 1).astype(np.int32)
+
+
+def _pcm_s(windows: pa.Table) -> _Floats:
+    """Seconds of samples that each window may become."""
+    lengths_s = windows["window_s"].to_numpy()
+    seconds: _Floats = np.where(lengths_s > 0, lengths_s, _UNKNOWN_S) * windows["split_channels"].to_numpy()
+    return seconds
 
 
 def _shard_starts(lengths_s: _Floats, config: PlanConfig) -> _Ints:
     """Where shards begin when windows fill them in order."""
     limit = int(config.shard_s * _TICKS_PER_S)
-    ticks = np.where(lengths_s > 0, lengths_s, _UNKNOWN_S) * _TICKS_PER_S
+    ticks = lengths_s * _TICKS_PER_S
     ends = np.cumsum(np.minimum(np.ceil(ticks, out=ticks), limit, out=ticks), dtype=np.int64).data  # items: plain ints
 
     def fill() -> Iterator[int]:
@@ -307,6 +334,7 @@ def totals(table: pa.Table) -> PlanTotals:
         unknown=pc.sum(pc.and_(firsts, pc.is_null(table["duration_s"]))).as_py() or 0,
         by_language=language_shares(table),
         by_duration=duration_shares(table),
+        more_channels_s=more_channels_s(table),
     )
 
 
@@ -320,4 +348,5 @@ def add_totals(one: PlanTotals, other: PlanTotals) -> PlanTotals:
         unknown=one.unknown + other.unknown,
         by_language=add_shares(one.by_language, other.by_language),
         by_duration=add_shares(one.by_duration, other.by_duration),
+        more_channels_s=one.more_channels_s + other.more_channels_s,
     )

@@ -54,7 +54,8 @@ class Run:
     @property
     def expected(self) -> Expense:
         """What the plan should take and cost, all of it, on the terms of this call."""
-        return expected(self.totals.audio_s, self.terms, self.config.runtime.workers)
+        totals = self.totals
+        return expected(totals.audio_s, self.terms, self.config.runtime.workers, totals.more_channels_s)
 
     @property
     def uri(self) -> str:
@@ -114,6 +115,7 @@ def write_plan(run: Run) -> Run:
     if run.new_windows is None:
         return run
     run.ledger.store.check_writable()
+    totals, workers = run.new_windows.totals, run.config.runtime.workers
     part = run.ledger.add_plan_part(
         len(run.existing),
         run.new_windows,
@@ -123,7 +125,7 @@ def write_plan(run: Run) -> Run:
             "fingerprint": run.config.fingerprint(),
             "schema_version": SCHEMA_VERSION,
             "model_revision": run.spec.revision,
-            "expected": asdict(expected(run.new_windows.totals.audio_s, run.terms, run.config.runtime.workers)),
+            "expected": asdict(expected(totals.audio_s, run.terms, workers, totals.more_channels_s)),
             "config": run.config.text_settings(),
         },
     )

@@ -360,8 +360,18 @@ class Transcript:
 
     @property
     def rtfx(self) -> float | None:
-        """Audio seconds per engine second; None where the engine did nothing."""
-        return self.duration_s / self.engine_s if self.engine_s > 0 else None
+        """Audio seconds, of each channel that was heard, per engine second; None where the engine did nothing."""
+        return self.duration_s * self.split_channels / self.engine_s if self.engine_s > 0 else None
+
+    @property
+    def split_channels(self) -> int:
+        """How many channels were kept apart; 1 where they were mixed, or one was asked for.
+
+        Of those kept apart, each has its own say of every second: a span, or a segment beside other channels' segments.
+        """
+        named = {span.channel for span in self.spans} - {None}
+        heard = {segment.channel for segment in self.segments} - {None}
+        return max(1, len(named | heard)) if named or len(heard) > 1 else 1
 
 
 @dataclass(frozen=True, slots=True)

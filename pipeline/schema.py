@@ -98,7 +98,9 @@ TRANSCRIPTS = pa.schema(
         column("normalizer", pa.string(), "what text and reference went through before they were compared"),
         column("decode_s", pa.float64(), "CPU seconds of the decoder"),
         column("engine_s", pa.float64(), "seconds of the engine, by share of the shard's audio"),
-        column("rtfx", pa.float64(), "duration_s / engine_s; null where the engine did nothing"),
+        column(
+            "rtfx", pa.float64(), "duration_s (of each channel kept apart) / engine_s; null: the engine did nothing"
+        ),
         column("engine", pa.string(), "engine name"),
         column("model", pa.string(), "model name or path"),
         column("model_revision", pa.string(), "revision or hash of the weights"),

@@ -27,7 +27,7 @@ from pipeline.plan import (
     shards_of,
     totals,
 )
-from pipeline.records import Shard
+from pipeline.records import SPLIT, Shard
 from pipeline.source.manifest import MANIFEST_SCHEMA
 
 CONFIG = PlanConfig(shard_s=100.0, window_s=40.0, max_windows_per_shard=7)
@@ -94,6 +94,37 @@ def test_shards_keep_their_bounds_and_order(rows: list[dict[str, Any]], first_in
         assert shard.audio_s <= CONFIG.shard_s + 1e-9 or len(shard.windows) == 1
         lengths += [window.end_s - window.start_s for window in shard.windows]
     assert all(a >= b - 1e-9 for a, b in pairwise(lengths))
+
+
+@given(ROWS, st.lists(st.sampled_from([None, 1, 2, 5, 8, 200]), min_size=40, max_size=40), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_every_channel_of_a_split_recording_counts_in_its_shard(
+    rows: list[dict[str, Any]], channels: list[int | None], is_probed: bool
+) -> None:
+    asked = table([{**each, "channel": SPLIT if number % 3 else None} for number, each in enumerate(rows)])
+    if is_probed:
+        asked = asked.append_column("probe_channels", pa.array(channels[: len(rows)], pa.int32()))
+    kept_apart = {
+        each["id"]: (min(channels[number] or 2, 8) if is_probed else 2) if number % 3 else 1
+        for number, each in enumerate(rows)
+    }
+    config = CONFIG.model_copy(update={"overlap_s": 1.0})
+    windows = plan_table(asked, config)
+    assert {one["id"]: one["split_channels"] for one in windows.to_pylist()} == kept_apart
+    more_s = 0.0
+    for shard in shards_of(windows):
+        lengths_s = [(one.end_s - one.start_s, kept_apart[one.recording.id]) for one in shard.windows]
+        more_s += sum(length_s * (count - 1) for length_s, count in lengths_s)
+        held_s = [(length_s or 60.0) * count for length_s, count in lengths_s]
+        assert sum(held_s) <= config.shard_s + 1e-6 or len(held_s) == 1
+        assert max(length_s * count for length_s, count in lengths_s) <= config.window_s + 1e-6
+    assert totals(windows).more_channels_s == pytest.approx(more_s)
+
+
+def test_windows_of_split_recordings_are_not_shorter_than_their_seams_need() -> None:
+    asked = table([row("r", 40.0, channel=SPLIT)]).append_column("probe_channels", pa.array([8], pa.int32()))
+    config = CONFIG.model_copy(update={"overlap_s": 10.0})
+    assert plan_table(asked, config)["end_s"].to_pylist() == [20.0, 40.0]
 
 
 @given(ROWS)

@@ -183,8 +183,11 @@ def _overall(rows: list[dict[str, Any]], plain: list[Bootstrap], joined: list[Bo
         low, high = mean_interval(bootstraps) or (None, None)
         found |= {f"mean_{name}": mean_of_rounded([row[name] for row in rows])}
         found |= {f"mean_{name}_low": low, f"mean_{name}_high": high}
-    sums = {name: sum(row[name] for row in rows) for name in ("audio_s", "engine_s", "heard_s", "wall_s")}
-    speeds = {"rtfx": rtfx(sums["audio_s"], sums["engine_s"]), "pipeline_rtfx": rtfx(sums["heard_s"], sums["wall_s"])}
+    sums = {name: sum(row[name] for row in rows) for name in ("audio_s", "channels_s", "engine_s", "heard_s", "wall_s")}
+    speeds = {
+        "rtfx": rtfx(sums["channels_s"], sums["engine_s"]),
+        "pipeline_rtfx": rtfx(sums["heard_s"], sums["wall_s"]),
+    }
     return {**found, **sums, **speeds, "spent": asdict(together(Expense(**row["spent"]) for row in rows))}
 
 

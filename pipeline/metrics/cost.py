@@ -30,9 +30,12 @@ class Expense:
     usd_per_audio_h: float | None
 
 
-def expected(audio_s: float, terms: Terms, engine_workers: int) -> Expense:
-    """What audio should take and cost if the engines are never kept waiting."""
-    engine_h = audio_s / 3600 / terms.rtfx_per_worker
+def expected(audio_s: float, terms: Terms, engine_workers: int, more_channels_s: float = 0.0) -> Expense:
+    """What audio should take and cost if the engines are never kept waiting.
+
+    `more_channels_s`: what the engine hears beyond it, where channels are kept apart. An hour of audio stays an hour.
+    """
+    engine_h = (audio_s + more_channels_s) / 3600 / terms.rtfx_per_worker
     wall_h = engine_h / engine_workers
     usd = None if terms.usd_per_hour is None else wall_h * terms.usd_per_hour
     return _expense(audio_s / 3600, engine_h, wall_h, usd)

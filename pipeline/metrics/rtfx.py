@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 def rtfx(audio_s: float, seconds: float) -> float | None:
     """Seconds of audio per second. By engine seconds: engine RTFx; by wall seconds: pipeline RTFx. The two are never mixed."""
     return audio_s / seconds if seconds > 0 else None
+
+
+def heard_s(totals: Mapping[str, Any]) -> float:
+    """Of a run's totals: seconds of audio for its engine, each channel of a recording that is split counted."""
+    seconds: float = totals.get("channels_s", totals["audio_s"])  # snapshots of before count recordings alone
+    return seconds
 
 
 def padding_waste(audio_s: float, padded_s: float) -> float | None:

@@ -1,6 +1,6 @@
 """How the audio of an archive is spread: recordings and hours by language and by length. Sums of blocks, fixed memory.
 
-What a Share counts lies in plan headers and run.json as it is: `{"en": {"recordings": 12, "audio_s": 3600.5}}`.
+What a Share counts lies in plan headers as it is: `{"en": {"recordings": 12, "audio_s": 3600.5, "more_channels_s": 0.0}}`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Share(TypedDict):
 
     recordings: int
     audio_s: float
+    more_channels_s: float  # as in PlanTotals
 
 
 Shares = Mapping[str, Share]
@@ -59,9 +60,12 @@ def add_shares(one: Shares, other: Shares) -> Shares:
     found: dict[str, Share] = dict(one)
     for name, share in other.items():
         key = name if name in found or len(found) < MOST_SLICES else OTHER
-        before = found.get(key, Share(recordings=0, audio_s=0.0))
+        before = found.get(key, Share(recordings=0, audio_s=0.0, more_channels_s=0.0))
         found[key] = Share(
-            recordings=before["recordings"] + share["recordings"], audio_s=before["audio_s"] + share["audio_s"]
+            recordings=before["recordings"] + share["recordings"],
+            audio_s=before["audio_s"] + share["audio_s"],
+            # Plans from before recordings that are split were weighed have none.
+            more_channels_s=before.get("more_channels_s", 0.0) + share.get("more_channels_s", 0.0),
         )
     return found
 
@@ -73,8 +77,25 @@ def _shares(windows: pa.Table, names: pa.Array | pa.ChunkedArray) -> Shares:
             "name": names,
             "first": pc.cast(pc.equal(windows["window_index"], 0), pa.int64()),
             "audio_s": pc.subtract(windows["end_s"], windows["start_s"]),
+            "more_s": _more_s(windows),
         }
     )
-    sums = table.group_by("name", use_threads=False).aggregate([("first", "sum"), ("audio_s", "sum")]).sort_by("name")
-    found = {row["name"]: Share(recordings=row["first_sum"], audio_s=row["audio_s_sum"]) for row in sums.to_pylist()}
+    wanted = [("first", "sum"), ("audio_s", "sum"), ("more_s", "sum")]
+    sums = table.group_by("name", use_threads=False).aggregate(wanted).sort_by("name")
+    found = {
+        row["name"]: Share(
+            recordings=row["first_sum"], audio_s=row["audio_s_sum"], more_channels_s=row["more_s_sum"] or 0.0
+        )
+        for row in sums.to_pylist()
+    }
     return add_shares({}, found)
+
+
+def more_channels_s(windows: pa.Table) -> float:
+    """Seconds beyond those of the recordings: the second channel and further ones of what is split. Of PLAN_SCHEMA."""
+    return pc.sum(_more_s(windows)).as_py() or 0.0
+
+
+def _more_s(windows: pa.Table) -> pa.ChunkedArray:
+    further = pc.subtract(pc.fill_null(windows["split_channels"], 1), 1)
+    return pc.multiply(pc.subtract(windows["end_s"], windows["start_s"]), pc.cast(further, pa.float64()))

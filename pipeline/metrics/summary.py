@@ -26,7 +26,7 @@ MOST_EXAMPLES = 10
 UNKNOWN, OTHER = "unknown", "other"
 
 _STATUSES = ("ok", "partial", "failed", "skipped")
-_SECONDS = ("audio_s", "decode_s", "engine_s")
+_SECONDS = ("audio_s", "channels_s", "decode_s", "engine_s")
 _EDITS = ("substitutions", "deletions", "insertions")
 
 STATS = pa.schema(
@@ -53,6 +53,7 @@ class Totals:
     failed: int = 0
     skipped: int = 0
     audio_s: float = 0.0
+    channels_s: float = 0.0  # the same, each channel of a recording that is split counted: what RTFx is of
     decode_s: float = 0.0
     engine_s: float = 0.0
     scored: int = 0
@@ -70,6 +71,7 @@ def add(totals: Totals, rows: pa.Table) -> Totals:
         failed=totals.failed + statuses["failed"],
         skipped=totals.skipped + statuses["skipped"],
         audio_s=totals.audio_s + _sum(rows["duration_s"]),
+        channels_s=totals.channels_s + _sum(_channels_s(rows)),
         decode_s=totals.decode_s + _sum(rows["decode_s"]),
         engine_s=totals.engine_s + _sum(rows["engine_s"]),
         scored=totals.scored + rows.num_rows - rows["word_reference_length"].null_count,
@@ -163,7 +165,7 @@ class _Slice:
         cer_low, cer_high = self._chars.interval() or (None, None)
         return {
             **{name: getattr(totals, name) for name in ("recordings", *_STATUSES, *_SECONDS, "scored")},
-            "rtfx": rtfx(totals.audio_s, totals.engine_s),
+            "rtfx": rtfx(totals.channels_s, totals.engine_s),
             "words": totals.words.reference_length,
             **{f"word_{edit}": getattr(totals.words, edit) for edit in _EDITS},
             **{"wer": error_rate(totals.words), "wer_low": wer_low, "wer_high": wer_high},
@@ -183,6 +185,12 @@ def _most_audio_first(flags: dict[str, Flagged]) -> list[str]:
 
 def _sum(column: pa.ChunkedArray) -> float:
     return pc.sum(column, min_count=0).as_py() or 0.0
+
+
+def _channels_s(rows: pa.Table) -> pa.ChunkedArray:
+    """Seconds times channels that were kept apart, which a row's own RTFx tells; where the engine did nothing: seconds."""
+    channels = pc.round(pc.divide(pc.multiply(rows["rtfx"], rows["engine_s"]), rows["duration_s"]))
+    return pc.multiply(rows["duration_s"], pc.fill_null(pc.if_else(pc.is_finite(channels), channels, None), 1.0))
 
 
 def _counts(rows: pa.Table, unit: str) -> ErrorCounts:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.metrics.rtfx import padding_waste, rtfx
+from pipeline.metrics.rtfx import heard_s, padding_waste, rtfx
 from pipeline.report.charts import Column, Mark, Tick, columns, nice_scale, shares, swatch
 from pipeline.report.doubts import NO_DOUBT
 from pipeline.report.facts import Facts
@@ -104,7 +104,7 @@ def _key_figures(facts: Facts) -> Markup:
         ("Pipeline RTFx", times(rtfx(audio_s, wall_s)), f"{clock(wall_s)} of wall time"),
         (
             "Engine RTFx",
-            times(rtfx(totals["audio_s"], totals["engine_s"])),
+            times(rtfx(heard_s(totals), totals["engine_s"])),
             f"{clock(totals['engine_s'])} of engine time",
         ),
         ("Flags", count(flagged), "stretches to look at"),
@@ -127,7 +127,7 @@ def _both_rtfx(run: dict[str, Any]) -> Markup:
     pipeline = f"{length(audio_s)}{known} in {clock(wall_s)} from start to last commit, start-up included: what you waited for."
     return figures(
         [
-            ("Engine RTFx", times(rtfx(totals["audio_s"], totals["engine_s"])), engine),
+            ("Engine RTFx", times(rtfx(heard_s(totals), totals["engine_s"])), engine),
             ("Pipeline RTFx", times(rtfx(audio_s, wall_s)), pipeline),
         ]
     )
@@ -147,7 +147,7 @@ def _who_waited(totals: dict[str, Any]) -> str:
 
 
 def _shares_table(totals: dict[str, Any]) -> Markup:
-    speech = totals["engine_audio_s"] / totals["audio_s"] if totals["audio_s"] else None
+    speech = totals["engine_audio_s"] / heard_s(totals) if totals["audio_s"] else None
     rows: list[Sequence[Child]] = [
         ["speech given to the engine", percent(speech), "of the audio; the rest is silence"],
         [

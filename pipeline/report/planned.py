@@ -50,7 +50,8 @@ def _share_table(what: str, shares: Shares, names: list[str], run: Run) -> str:
     per_engine = run.config.runtime.engine_gpus
     rows = []
     for name in names:
-        part = expected(shares[name]["audio_s"], run.terms, run.config.runtime.workers)
+        share, workers = shares[name], run.config.runtime.workers
+        part = expected(share["audio_s"], run.terms, workers, share.get("more_channels_s", 0.0))
         cost = [] if part.usd is None else [f"${part.usd:,.2f}"]
         numbers = [
             f"{part.audio_h:,.2f} h",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import StringIO
 from typing import Any
 
-from pipeline.metrics.rtfx import padding_waste, rtfx
+from pipeline.metrics.rtfx import heard_s, padding_waste, rtfx
 from pipeline.store.snapshot import Snapshot
 
 _WIDTH = 110
@@ -88,7 +88,7 @@ def _percent(share: float | None) -> str:
 def _speed_lines(run: dict[str, Any]) -> list[str]:
     totals, sessions = run["totals"], run["sessions"]
     lines = []
-    engine = rtfx(totals["audio_s"], totals["engine_s"])
+    engine = rtfx(heard_s(totals), totals["engine_s"])
     if engine is not None:
         lines.append(
             f"engine RTFx    {engine:8.1f}   {totals['audio_s']:.0f} s of audio in {totals['engine_s']:.1f} engine seconds"

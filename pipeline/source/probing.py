@@ -24,6 +24,7 @@ PROBE_FIELDS = (
     pa.field("probe_duration_s", pa.float64()),  # from the row's offset on; null: given by the row, or not to be had
     pa.field("size_bytes", pa.int64()),
     pa.field("etag", pa.string()),
+    pa.field("probe_channels", pa.int32()),  # null: not known
 )
 
 _ASKED = ["id", "uri", "offset_s", "channel"]
@@ -149,4 +150,5 @@ def _columns(answers: list[Probe | AudioError]) -> tuple[pa.Array, ...]:
         pa.array([probe.duration_s if probe else None for probe in probes], pa.float64()),
         pa.array([probe.size_bytes if probe else None for probe in probes], pa.int64()),
         pa.array([probe.etag if probe else None for probe in probes], pa.string()),
+        pa.array([probe.channels or None if probe else None for probe in probes], pa.int32()),
     )

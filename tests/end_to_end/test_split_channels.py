@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from running import fake_settings, quarry, table
@@ -81,6 +82,18 @@ def test_channels_are_heard_apart_and_told_in_turn(shared_data: Path, tmp_path: 
     assert (found["none"]["status"], found["none"]["failure"]["code"]) == ("failed", "no_such_channel")
     assert (found["many"]["status"], found["many"]["failure"]["code"]) == ("failed", "channels_unsplit")
     check_exports(tmp_path, output)
+    check_weights(output, call_row)
+
+
+def check_weights(output: Path, call_row: dict[str, Any]) -> None:
+    """Headers told the plan how many channels there are; the engine's speed counts what it heard, hours count recordings."""
+    (plan,) = (path for path in output.glob("*/plan/*.parquet") if ".shards." not in path.name)
+    weights = {row["id"]: row["split_channels"] for row in pq.read_table(plan).to_pylist()}
+    assert weights == {"call": 2, "left": 1, "right": 1, "mono": 1, "none": 1, "many": 8}
+    assert call_row["rtfx"] == pytest.approx(2 * call_row["duration_s"] / call_row["engine_s"])
+    (found,) = output.glob("*/tables/*/run.json")
+    totals = json.loads(found.read_text())["totals"]
+    assert totals["channels_s"] == pytest.approx(totals["audio_s"] + call_row["duration_s"])
 
 
 def check_exports(folder: Path, output: Path) -> None:

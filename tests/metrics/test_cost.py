@@ -13,6 +13,11 @@ def test_expected_time_and_cost_are_those_of_engines_that_never_wait() -> None:
     assert found == Expense(audio_h=100.0, engine_h=2.0, wall_h=0.5, usd=6.0, usd_per_audio_h=0.06)
 
 
+def test_every_channel_costs_and_an_hour_of_a_call_stays_an_hour() -> None:
+    found = expected(360_000, Terms(50.0, usd_per_hour=12.0), 4, more_channels_s=360_000)
+    assert found == Expense(audio_h=100.0, engine_h=4.0, wall_h=1.0, usd=12.0, usd_per_audio_h=0.12)
+
+
 def test_without_a_price_there_is_no_cost_but_the_hours() -> None:
     found = expected(3600, Terms(10.0), engine_workers=1)
     assert (found.engine_h, found.usd, found.usd_per_audio_h) == (0.1, None, None)

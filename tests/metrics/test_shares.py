@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import PlanConfig
 from pipeline.metrics import shares
-from pipeline.metrics.shares import add_shares, duration_buckets
+from pipeline.metrics.shares import Share, add_shares, duration_buckets
 from pipeline.plan import PlanTotals, add_totals, plan_table, totals
 from pipeline.source.rows import MANIFEST_SCHEMA
 
@@ -27,11 +27,17 @@ def rows(recordings: list[tuple[float | None, str | None]]) -> pa.Table:
 
 def test_windows_of_a_recording_count_once_and_with_all_their_seconds() -> None:
     sums = totals(plan_table(rows([(100.0, "en"), (5.0, "en"), (3700.0, "de"), (None, None)]), CONFIG))
-    assert sums.by_language["en"] == {"recordings": 2, "audio_s": pytest.approx(105.0)}
-    assert sums.by_language["de"] == {"recordings": 1, "audio_s": pytest.approx(3700.0)}
-    assert sums.by_language["unknown"] == {"recordings": 1, "audio_s": 0.0}
+    assert sums.by_language["en"] == {"recordings": 2, "audio_s": pytest.approx(105.0), "more_channels_s": 0.0}
+    assert sums.by_language["de"] == {"recordings": 1, "audio_s": pytest.approx(3700.0), "more_channels_s": 0.0}
+    assert sums.by_language["unknown"] == {"recordings": 1, "audio_s": 0.0, "more_channels_s": 0.0}
     by_duration = {name: (share["recordings"], round(share["audio_s"])) for name, share in sums.by_duration.items()}
     assert by_duration == {"under 10 s": (1, 5), "30 s to 2 min": (1, 100), "1 to 4 h": (1, 3700), "unknown": (1, 0)}
+
+
+def test_a_plan_of_before_split_recordings_were_weighed_can_grow() -> None:
+    before: Share = {"recordings": 1, "audio_s": 9.0}  # type: ignore[typeddict-item]
+    grown = add_shares({"en": before}, {"en": Share(recordings=1, audio_s=4.0, more_channels_s=4.0)})
+    assert grown == {"en": {"recordings": 2, "audio_s": 13.0, "more_channels_s": 4.0}}
 
 
 def test_a_bucket_has_its_lower_edge_and_nothing_that_is_no_length() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import jiwer
 import pyarrow as pa
@@ -14,7 +15,7 @@ from pipeline.metrics import summary
 from pipeline.metrics.bootstrap import bootstrap_interval
 from pipeline.metrics.summary import STATS, RunTotals, Totals, add
 from pipeline.metrics.wer import count_char_errors, count_word_errors, error_rate
-from pipeline.records import EngineStats, Failure, RunIdentity, Transcript
+from pipeline.records import EngineStats, Failure, RunIdentity, Segment, Span, Transcript
 from pipeline.schema import TRANSCRIPTS, transcripts_table
 
 IDENTITY = RunIdentity("run", "f" * 12, "fake", "m", "r")
@@ -79,7 +80,8 @@ def expected(rows: list[Transcript]) -> Totals:
     """The same sums, by hand and by jiwer over all texts at once."""
     scored = [row for row in rows if row.reference_text is not None]
     totals = {status: sum(row.status == status for row in rows) for status in ("ok", "partial", "failed", "skipped")}
-    sums = {"audio_s": sum(row.duration_s for row in rows), "decode_s": 0.25 * len(rows), "engine_s": 0.5 * len(rows)}
+    audio_s = sum(row.duration_s for row in rows)
+    sums = {"audio_s": audio_s, "channels_s": audio_s, "decode_s": 0.25 * len(rows), "engine_s": 0.5 * len(rows)}
     counts = {}
     for name, process in (("words", jiwer.process_words), ("chars", jiwer.process_characters)):
         output = process([row.reference_text for row in scored], [row.text for row in scored]) if scored else None
@@ -91,6 +93,26 @@ def expected(rows: list[Transcript]) -> Totals:
 @given(rows_strategy, st.integers(0, 12))
 def test_totals_equal_jiwer_in_any_cut(rows: list[Transcript], cut: int) -> None:
     assert add(add(Totals(), table(rows[:cut])), table(rows[cut:])) == expected(rows)
+
+
+def test_speed_counts_every_channel_that_was_kept_apart_and_audio_counts_once() -> None:
+    def heard(number: int, channels: tuple[int, ...], spans: tuple[Span, ...] = ()) -> Transcript:
+        segments = tuple(Segment(place, 0.0, 1.0, "a", channel=channel) for place, channel in enumerate(channels))
+        return replace(transcript(number), segments=segments, spans=spans)
+
+    rows = [
+        heard(8, (0, 1, 1)),  # 10 s
+        heard(18, (1,)),  # one channel was asked for: 20 s
+        heard(
+            28, (0,), (Span(0.0, 30.0, "non_speech", 1), Span(30.0, 31.0, "failed"))
+        ),  # the other one is silent: 30 s
+        replace(heard(38, (), (Span(0.0, 40.0, "non_speech", 0),)), engine_s=0.0),  # nothing for the engine: 40 s
+    ]
+    found = add(Totals(), table(rows))
+    assert (found.audio_s, found.channels_s) == (100.0, 2 * 10.0 + 20.0 + 2 * 30.0 + 40.0)
+    run = RunTotals()
+    run.add(table(rows))
+    assert run.as_dict()["rtfx"] == 140.0 / 1.5
 
 
 @given(rows_strategy, st.integers(0, 12), st.sampled_from(["language", "status", "show"]))
