@@ -37,7 +37,12 @@ def write_archive(folder: Path, referenced: bool = True) -> Path:
                 start_s, end_s = float(clip["start_s"]), float(clip["end_s"])
                 row = {"id": clip["recording"], "audio_filepath": "austen.flac", "offset": start_s, "lang": "en"}
                 rows.append(
-                    {**row, "duration": end_s - start_s, "text": clip["text"], "site": f"$studio_{len(rows) % 2}^"}
+                    {
+                        **row,
+                        "duration": end_s - start_s,
+                        "text": clip["text"],
+                        "site": rf"$\frac$ studio {len(rows) % 2}",
+                    }
                 )
     if referenced:
         (folder / "broken.wav").write_bytes(b"RIFF and no more")

@@ -57,6 +57,7 @@ def execute(shell: InteractiveShell, notebook: Path) -> dict[str, Any]:
 def main(runs: list[str]) -> None:
     """All notebooks over all runs."""
     warnings.simplefilter("error", UserWarning)  # matplotlib says so when a plot cannot be laid out
+    warnings.filterwarnings("ignore", "Glyph")  # a script that the default font lacks
     shell = InteractiveShell.instance()
     os.chdir(NOTEBOOKS[0].parent)
     told = []
