@@ -30,6 +30,7 @@ from pipeline.metrics.rtfx import rtfx
 from pipeline.prepare import Progress, Run, prepare, run_uri
 from pipeline.reading import table_of
 from pipeline.run import Outcome, execute
+from pipeline.runtime.events import telling
 from pipeline.schema import TRANSCRIPTS
 from pipeline.store.ledger import read_json
 from pipeline.store.objects import ObjectStore
@@ -71,7 +72,9 @@ def evaluate(
     outcomes = {}
     for title, run in runs.items():
         say(f"{title}: {run.totals.recordings} recordings, {run.totals.audio_s / 3600:.2f} h.")
-        outcomes[title] = execute(run, say)
+        with telling(run.config, "run", run.identity.run_id, str(run.ledger.store)) as events:
+            outcomes[title] = execute(run, say, events)
+            events.finish(outcomes[title].exit_code, outcomes[title].left)
     done = {title: outcome.snapshot for title, outcome in outcomes.items() if outcome.snapshot}
     if len(done) < len(outcomes):
         return Evaluation(outcomes)

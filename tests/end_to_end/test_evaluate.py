@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jiwer
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from events_read import events_in
 from running import Done, quarry
 
+from pipeline import run as runs
+from pipeline.records import Receipt, Undone
 from pipeline.text.normalize import normalize, normalizer_for
 
+RECEIPTS = runs.receipts
 SETTINGS: dict[str, Any] = {
     "engine": {"name": "fake", "model": "fake", "language": "en"},
     "chunk": {"vad": "none"},
@@ -111,6 +117,59 @@ def test_datasets_are_run_scored_and_put_together(tmp_path: Path) -> None:
     again = evaluated(settings, tmp_path)
     assert (again.returncode, again.stdout) == (0, done.stdout), "nothing to do: the same tables"
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*") if file.is_file()}
+
+
+def test_half_an_evaluation_has_no_result_and_the_same_command_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {
+        name: write(tmp_path / f"{name}.jsonl", tones(tmp_path / name, [2.0, 3.0, 4.0])) for name in ("one", "other")
+    }
+    for name, manifest in made.items():
+        write(
+            manifest,
+            [
+                {**json.loads(line), "audio_filepath": f"{name}/{n}.wav", "text": "wolf"}
+                for n, line in enumerate(manifest.read_text().splitlines())
+            ],
+        )
+    events = tmp_path / "events.jsonl"
+    settings = {
+        **SETTINGS,
+        "output": str(tmp_path / "out"),
+        "plan": {"shard_s": 4},
+        "runtime": {"kind": "local", "events": str(events)},
+        "evaluate": {"datasets": [{"name": name, "manifest": str(manifest)} for name, manifest in made.items()]},
+    }
+
+    def broken_off(run: Any, todo: pa.Table, careful: bool = False) -> Iterator[Receipt | Undone]:
+        """Of the first dataset all, of the second the first shard."""
+        done = todo.num_rows if run.config.name == "one" else 1
+        yield from RECEIPTS(run, todo.slice(0, done), careful)
+        yield from (Undone(id_, "decode", "The store broke off.") for id_ in todo["shard_id"].to_pylist()[done:])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "receipts", broken_off)
+        half = evaluated(settings, tmp_path)
+    assert half.returncode == 3
+    assert "The store broke off." in half.stderr
+    assert not (tmp_path / "out" / "evaluations").exists()
+    before = {part: part.stat().st_mtime_ns for part in (tmp_path / "out").rglob("parts/*/*")}
+    whole = evaluated(settings, tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    assert len(result_of(tmp_path / "out")["datasets"]) == 2
+    assert before == {part: part.stat().st_mtime_ns for part in before}, "what was done is not done again"
+    told = [event for event in events_in(events) if event["event"] in ("run_started", "plan", "shard_done", "finished")]
+    story = [(event["run_id"].split("-")[0], event["event"], event.get("exit_code")) for event in told]
+    shard, whole_run = ("shard_done", None), [("run_started", None), ("plan", None)]
+    first = [*whole_run, shard, shard, shard, ("finished", 0)]
+    second = [*whole_run, shard, ("finished", 3)]
+    resumed = [*whole_run, ("finished", 0)], [*whole_run, shard, shard, ("finished", 0)]
+    assert story == [
+        (name, *said)
+        for name, session in zip(("one", "other") * 2, (first, second, *resumed), strict=True)
+        for said in session
+    ]
 
 
 @pytest.mark.parametrize(
