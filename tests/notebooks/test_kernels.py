@@ -25,7 +25,7 @@ def executed(path: Path) -> tuple[str, int, int]:
     shown = [output.data for output in outputs if output.output_type in ("execute_result", "display_data")]
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
-    text += "\n".join(data.get("text/plain", "") for data in shown)
+    text += "\n".join(data.get("text/html") or data.get("text/plain", "") for data in shown)
     pictures = sum("image/png" in data for data in shown)
     return text, pictures, sum("<audio" in data.get("text/html", "") for data in shown)
 
