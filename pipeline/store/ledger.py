@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from pipeline.errors import DriftError, StoreError
 from pipeline.plan import PLAN_SCHEMA, PlanTotals, shards_of
 from pipeline.records import Shard
+from pipeline.schema import SCHEMA_VERSION
 from pipeline.spool import on_local_disk
 from pipeline.store.objects import ObjectStore
 from pipeline.store.parts import list_parts
@@ -138,7 +139,10 @@ class Ledger:
         return entries.filter(pc.invert(pc.is_in(entries["shard_id"], done)))
 
     def shards(self) -> Iterator[Shard]:
-        """Every planned shard in order, a row group in memory at a time."""
+        """Every planned shard in order, a row group in memory at a time. Raises StoreError for a plan of another version."""
+        for part in self.plan_parts():
+            if part.schema_version != SCHEMA_VERSION:
+                raise _other_version(self.store, part.key, part.schema_version)
         for rows in self.planned_windows():
             yield from shards_of(rows)
 
@@ -204,4 +208,14 @@ def read_json(store: ObjectStore, key: str) -> dict[str, Any]:
 
 def _plan_part_of(store: ObjectStore, key: str) -> PlanPart:
     header = read_json(store, key)
-    return PlanPart(**{**header, "totals": PlanTotals(**header["totals"])})
+    try:
+        return PlanPart(**{**header, "totals": PlanTotals(**header["totals"])})
+    except (KeyError, TypeError):
+        raise _other_version(store, key, header.get("schema_version")) from None
+
+
+def _other_version(store: ObjectStore, key: str, version: object) -> StoreError:
+    return StoreError(
+        f"The plan {key} at {store} was made by another version of Quarry (schema version {version}, this one has "
+        f"{SCHEMA_VERSION}); look at the run with the version that made it, or begin anew under another `name`."
+    )

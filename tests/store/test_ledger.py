@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,17 @@ def test_sessions_are_numbered_and_kept(tmp_path: Path) -> None:
     for session in sessions:
         ledger.add_session(session)
     assert ledger.sessions() == sessions
+
+
+@pytest.mark.parametrize(
+    "change", [{"schema_version": 1}, {"shards_key": None}, {"unheard_of": 1}, {"totals": {"x": 1}}]
+)
+def test_a_plan_of_another_version_is_one_sentence_with_the_next_step(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    ledger = made_run(tmp_path, RECORDINGS)
+    header = json.loads((tmp_path / "plan" / "0000.json").read_text()) | change
+    kept = {name: value for name, value in header.items() if value is not None}
+    (tmp_path / "plan" / "0000.json").write_text(json.dumps(kept))
+    with pytest.raises(StoreError, match=r"another version of Quarry \(schema version \d.*another `name`"):
+        list(ledger.shards())
