@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -32,17 +31,17 @@ def executed(path: Path) -> tuple[str, int, int]:
 
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whisper tiny.en over five clips and a broken file; the quicker speakers are flagged."""
+    """Whisper tiny.en over five clips and a broken file; the two quicker clips are flagged."""
     folder = tmp_path_factory.mktemp("heard")
     settings = [f"manifest={write_archive(folder / 'archive')}", f"output={folder / 'out'}", "runtime.kind=local"]
-    quarry("run", *settings, "engine.language=en", "flags.chars_per_s=14", *priced(folder))
+    quarry("run", *settings, "engine.language=en", "flags.chars_per_s=12", *priced(folder))
     return run_folder(folder / "out")
 
 
 def test_a_run_of_whisper(heard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUARRY_RUN", str(heard))
     (explore, _, _), (review, plots, players), (speed, speed_plots, _), (export, _, _) = map(executed, NOTEBOOKS)
-    assert "ill disposed" in explore
+    assert "leisure to consider" in explore
     (wer,) = re.findall(r"WER (\d+\.\d) %", review)
     assert float(wer) < 15
     assert players == len(re.findall(r"s: too_fast", review)) > 0
@@ -69,7 +68,7 @@ def test_datasets_reads_the_pairs(heard: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_run_in_a_bucket(s3_endpoint: S3Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Archive and run lie in a store that the environment names, as any S3 program has it."""
-    archive = write_archive(tmp_path / "archive").parent
+    archive = write_archive(tmp_path / "archive", referenced=False).parent
     filesystem = connect(s3_endpoint)
     filesystem.mkdirs("quarry-notebooks", exist_ok=True)
     for path in archive.iterdir():
@@ -84,16 +83,15 @@ def test_a_run_in_a_bucket(s3_endpoint: S3Endpoint, tmp_path: Path, monkeypatch:
         "engine.model": "fake",
         "chunk.vad": "energy",
         "runtime.kind": "local",
-        "flags.chars_per_s": 14,
+        "flags.chars_per_s": 10.45,  # flags two of the five clips
     }
     quarry("run", *(f"{key}={value}" for key, value in settings.items()))
     (run,) = filesystem.ls("quarry-notebooks/out", detail=False)
     monkeypatch.setenv("QUARRY_RUN", f"s3://{run}")
     explore, review, speed, export = (executed(path)[0] for path in NOTEBOOKS)
-    assert "6 recordings" in explore
-    assert "WER" in review
+    assert "5 recordings" in explore
+    assert review.count("<audio") == 2
     assert "The audio cannot be read" not in review
     assert "No price was given" in speed
     assert f"s3://{run}/exports/pairs-" in export
-    listed = [path for path in filesystem.find(f"{run}/exports") if path.endswith("pairs-00000.jsonl")]
-    assert [json.loads(line)["text"] for line in filesystem.cat_file(listed[0]).splitlines()]
+    assert "3 pairs, " in export
