@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import re
 import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -39,6 +41,7 @@ _COMMANDS = {
     "evaluate": "score an engine on datasets by the Open ASR leaderboard's protocol",
     "second-pass": "ask a language model about finished transcripts: summary, question or correction",
 }
+_SAME_WISH_S = 5.0
 _LOOKING = ("status", "verify", "report")  # at a run that exists
 _OVERRIDE = re.compile(r"[^/=]+=")  # what is none of these names a run: out/date=2026/x, ./a=b
 _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `quarry run --explain` lists them all."
@@ -70,17 +73,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _stoppable():
             return command(config, _settings(arguments))
     except QuarryError as error:
-        print(f"quarry: {error}", file=sys.stderr)
+        _complain(str(error))
         return exit_code_of(error)
     except KeyboardInterrupt:
-        print("quarry: interrupted; what is published stays, the same command resumes.", file=sys.stderr)
+        _complain("interrupted; what is published stays, the same command resumes.")
         return 3
     except Exception as error:  # the last boundary: never end with a code that means "finished"
         if os.environ.get("QUARRY_TRACEBACK"):
             raise
         reason = " ".join(str(error).split())[:300]
-        print(f"quarry: {type(error).__name__}: {reason}; QUARRY_TRACEBACK=1 tells where.", file=sys.stderr)
+        _complain(f"{type(error).__name__}: {reason}; QUARRY_TRACEBACK=1 tells where.")
         return 3 if arguments.command in ("run", "backfill", "retry", "evaluate", "second-pass") else 2
+
+
+def _complain(sentence: str) -> None:
+    from pipeline.runtime.progress import say
+
+    say(f"quarry: {sentence}")
 
 
 def _look(arguments: argparse.Namespace) -> int:
@@ -107,10 +116,18 @@ def _look(arguments: argparse.Namespace) -> int:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """SIGTERM, as schedulers send it, ends a command as Ctrl-C does: with what is done recorded."""
+    """SIGTERM, as schedulers send it, ends a command as Ctrl-C does: with what is done recorded.
+
+    `timeout` and others send it twice, to the process and to its group: a second one so soon must not cut the recording short.
+    """
+    stopped_s = -math.inf
 
     def stop(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        nonlocal stopped_s
+        again = time.monotonic() - stopped_s < _SAME_WISH_S
+        stopped_s = time.monotonic()
+        if not again:
+            raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -19,6 +19,7 @@ from pipeline.prepare import prepare, run_id, run_uri, write_plan
 from pipeline.report.planned import plan_text
 from pipeline.report.text import report_text
 from pipeline.runtime.events import STDOUT, EventLog, telling
+from pipeline.runtime.progress import say
 from pipeline.store.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -59,15 +60,15 @@ def manifest(config: RunConfig, settings: str) -> int:
     from pipeline.source.writing import write_manifest
 
     def tell(done: int) -> None:
-        print(f"probed {done:,} files", file=sys.stderr)
+        say(f"probed {done:,} files")
 
     written = write_manifest(config, tell)
-    print(f"{config.manifest}: {written.rows:,} recordings, {written.audio_s / 3600:.2f} h.", file=sys.stderr)
+    say(f"{config.manifest}: {written.rows:,} recordings, {written.audio_s / 3600:.2f} h.")
     if written.failed:
         codes = ", ".join(f"{code} {count:,}" for code, count in sorted(written.failed.items()))
-        print(f"not readable (rows with the key error): {codes}.", file=sys.stderr)
+        say(f"not readable (rows with the key error): {codes}.")
     if written.unnameable:
-        print(f"left out: {written.unnameable:,} files whose names no manifest can hold; rename them.", file=sys.stderr)
+        say(f"left out: {written.unnameable:,} files whose names no manifest can hold; rename them.")
     return 1 if written.failed or written.unnameable else 0
 
 
@@ -93,12 +94,12 @@ def run(config: RunConfig, settings: str) -> int:
     from pipeline.run import execute
 
     with _telling(config, "run") as events:
-        outcome = execute(prepare(config, _print_probe), lambda line: print(line, file=sys.stderr), events)
+        outcome = execute(prepare(config, _print_probe), say, events)
         if outcome.snapshot is None:
             _print_left(outcome)
         elif not outcome.done_now:
             shards = outcome.done_before
-            print(f"Nothing to do: all {shards} shards of {run_id(config)} were done before.", file=sys.stderr)
+            say(f"Nothing to do: all {shards} shards of {run_id(config)} were done before.")
         if outcome.snapshot:
             _print_result(config, report_text(outcome.snapshot, settings))
         events.finish(outcome.exit_code, outcome.left)
@@ -111,7 +112,7 @@ def backfill(config: RunConfig, settings: str) -> int:
     from pipeline.backfill.run import night_text
     from pipeline.store.lease import Holder
 
-    night = work_through(config, lambda line: print(line, file=sys.stderr), _print_probe)
+    night = work_through(config, say, _print_probe)
     if isinstance(night, Holder):
         _print_result(config, f"Another backfill of this archive is at work ({night.owner}); nothing to do here.")
         return 0
@@ -124,7 +125,7 @@ def evaluate(config: RunConfig, settings: str) -> int:
     from pipeline.evaluation.run import evaluate as work_and_score
     from pipeline.report.evaluated import evaluation_text
 
-    done = work_and_score(config, lambda line: print(line, file=sys.stderr), _print_probe)
+    done = work_and_score(config, say, _print_probe)
     if done.result is None or done.scores is None or done.uri is None:
         for outcome in done.outcomes.values():
             if outcome.left:
@@ -140,14 +141,14 @@ def second_pass(config: RunConfig, settings: str) -> int:
     from pipeline.second_pass.run import execute_pass, pass_text
 
     wanted = prepare_pass(config)
-    outcome = execute_pass(wanted, lambda line: print(line, file=sys.stderr))
+    outcome = execute_pass(wanted, say)
     if outcome.snapshot is None:
         for shard in outcome.reasons:
-            print(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}", file=sys.stderr)
-        print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
+            say(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}")
+        say(f"{outcome.left} shards are not done; run the same command again to resume.")
         return outcome.exit_code
     if not outcome.done_now:
-        print(f"Nothing to do: all {outcome.done_before} shards were done before.", file=sys.stderr)
+        say(f"Nothing to do: all {outcome.done_before} shards were done before.")
     print(pass_text(outcome.snapshot))
     return outcome.exit_code
 
@@ -173,7 +174,7 @@ def retry(config: RunConfig, settings: str) -> int:
             _print_left(outcome)
         else:
             grown = f"The run has grown meanwhile; `quarry run {settings}` finishes it and takes the retry in."
-            print(grown, file=sys.stderr)
+            say(grown)
         events.finish(outcome.exit_code, outcome.left)
     return outcome.exit_code
 
@@ -182,8 +183,8 @@ def _announced(wanted: PlannedRetry) -> Callable[[str], None]:
     """Says what a retry is about; what says the rest."""
     planned, spec = wanted.run.totals, wanted.run.spec
     what = f"{planned.recordings} stretches, {planned.audio_s / 3600:.2f} h, by {spec.name} with the model {spec.model}"
-    print(f"retry {wanted.id}: {what}.", file=sys.stderr)
-    return lambda line: print(line, file=sys.stderr)
+    say(f"retry {wanted.id}: {what}.")
+    return say
 
 
 def _telling(config: RunConfig, command: str) -> AbstractContextManager[EventLog]:
@@ -192,7 +193,7 @@ def _telling(config: RunConfig, command: str) -> AbstractContextManager[EventLog
 
 def _print_result(config: RunConfig, text: str) -> None:
     """To stdout, unless events go there."""
-    print(text, file=sys.stderr if config.runtime.events == STDOUT else sys.stdout)
+    say(text, sys.stderr if config.runtime.events == STDOUT else sys.stdout)
 
 
 def status(run: ExistingRun, as_json: bool) -> int:
@@ -274,22 +275,22 @@ def export(config: RunConfig, wanted: ExportOptions) -> int:
 def _print_left(outcome: Outcome) -> None:
     """Why shards are left, as far as they said."""
     for shard in outcome.reasons:
-        print(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}", file=sys.stderr)
+        say(f"shard {shard.shard_id} could not be finished ({shard.stage}): {shard.message}")
     lost = outcome.left - len(outcome.reasons)
     if lost > 0:
         tries = outcome.run.config.runtime.task_retries + 1
-        print(f"{lost} shards came back without a word: their worker ended {tries} times over.", file=sys.stderr)
-    print(f"{outcome.left} shards are not done; run the same command again to resume.", file=sys.stderr)
+        say(f"{lost} shards came back without a word: their worker ended {tries} times over.")
+    say(f"{outcome.left} shards are not done; run the same command again to resume.")
 
 
 def existing(config: RunConfig, settings: str) -> ExistingRun:
     """The run that these settings made, for the commands that look at one."""
     found = find_by_settings(config, settings)
     if found.note:
-        print(found.note, file=sys.stderr)
+        say(found.note)
     return found
 
 
 def _print_probe(done: int, total: int) -> None:
     if done == total or done % 1000 == 0:
-        print(f"probed {done} of {total} durations", file=sys.stderr)
+        say(f"probed {done} of {total} durations")

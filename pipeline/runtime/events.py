@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from pipeline.errors import ConfigError, QuarryError, exit_code_of
 from pipeline.records import Receipt, Undone
-from pipeline.runtime.progress import Progress
+from pipeline.runtime.progress import Progress, say
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -226,7 +226,7 @@ class EventLog:
         descriptor, self._descriptor = self._descriptor, None
         if self._is_file and descriptor is not None:
             os.close(descriptor)
-        sys.stderr.write(f"quarry: no more events can be written ({error.strerror}); the run goes on without them.\n")
+        say(f"quarry: no more events can be written ({error.strerror}); the run goes on without them.")
 
     def close(self) -> None:
         """Let go of the file."""

@@ -6,11 +6,13 @@ it is measured: from the receipts of the shards that are done, and this process'
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TextIO
 
@@ -196,6 +198,23 @@ class ProgressLine:
             self._stream.flush()
         except (OSError, ValueError):  # nobody reads it any more: no reason to end a run
             self._is_gone = True
+
+
+def say(line: str, stream: TextIO | None = None) -> None:
+    """A line on stderr, or another stream. Where nobody reads it any more, that is no reason to end a run."""
+    stream = sys.stderr if stream is None else stream
+    try:
+        print(line, file=stream, flush=True)
+    except BrokenPipeError:
+        _let_go(stream)
+    except (OSError, ValueError):
+        return
+
+
+def _let_go(stream: TextIO) -> None:
+    """Of what is left in the buffer: Python would try to write it at the very end, and change the exit code."""
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def progress_text(progress: Progress) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pipeline.config import RuntimeConfig
 from pipeline.errors import RunBrokenOffError, RunError
@@ -31,7 +33,7 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
     # this process, which outlives the pools.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        with _muted_stderr(), _own_sigterm():  # the core announces that it took the level
+        with _muted_stderr(), _own_sigterm(), _groups_of_their_own():  # the core announces that it took the level
             _start_or_join(runtime)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -87,6 +89,25 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if before is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """What Ray starts leads a process group: `timeout`, `kill %1` and Airflow send SIGTERM to the whole group of a command.
+
+    Without a head to say goodbye to, Ray's core waits a minute and then ends this process with code 1 and nothing recorded. Ray
+    has no setting for it, and a process that runs cannot be moved.
+    """
+    start = subprocess.Popen.__init__
+
+    def start_apart(self: subprocess.Popen[bytes], *arguments: Any, **settings: Any) -> None:
+        start(self, *arguments, **{**settings, "process_group": 0})
+
+    subprocess.Popen.__init__ = start_apart  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        subprocess.Popen.__init__ = start  # type: ignore[method-assign]
 
 
 def _tune(runtime: RuntimeConfig) -> None:

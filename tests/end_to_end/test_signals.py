@@ -1,0 +1,83 @@
+"""A command that is told to end, by one signal or by several, and one that nobody listens to any more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from running import REPO, fake_settings, run_folder
+
+from pipeline.cli import _stoppable
+from pipeline.runtime.progress import say
+
+
+def _told_twice(recorded: list[str]) -> None:
+    with _stoppable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            recorded.append("session")
+
+
+def test_the_same_signal_again_does_not_cut_the_recording_short() -> None:
+    recorded: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        _told_twice(recorded)
+    assert recorded
+
+
+def test_lines_that_nobody_reads_end_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as gone:
+        say("a line", gone)
+        say("another", gone)
+    say("behind the end", gone)
+    full = open("/dev/full", "w")  # noqa: SIM115  it cannot be closed in order
+    say("a full disk", full)
+    with suppress(OSError):
+        full.close()
+
+
+def test_a_run_whose_terminal_is_gone_comes_to_its_end(archive: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--events", "-"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    settings = fake_settings(archive / "manifest.jsonl", tmp_path)
+    ended = subprocess.run([*command, *settings], cwd=REPO, stdout=writer, stderr=writer, check=False)
+    os.close(writer)
+    assert ended.returncode == 1, "finished, with failed rows, as with a terminal"
+    assert list(run_folder(tmp_path).glob("snapshots/*.json"))
+
+
+@pytest.mark.slow  # starts a Ray of its own
+def test_a_signal_to_the_whole_group_of_a_run_on_ray_ends_it_in_order(archive: Path, tmp_path: Path) -> None:
+    slow = {"engine.options": "{seconds_per_audio_s: 0.02}", "runtime.kind": "ray"}
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.cli",
+        "run",
+        *fake_settings(archive / "manifest.jsonl", tmp_path, **slow),
+    ]
+    driver = subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.rglob("parts/*/*.parquet"))) < 3:
+        assert driver.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(driver.pid, signal.SIGTERM)  # as `timeout` does it: to the command, then to its group
+    os.killpg(driver.pid, signal.SIGTERM)
+    _, said = driver.communicate(timeout=50)
+    assert driver.returncode == 3, said
+    assert "the same command resumes" in said
+    assert list(run_folder(tmp_path).glob("sessions/*.json")), "what was published is recorded"
