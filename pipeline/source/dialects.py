@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.errors import ManifestError
 from pipeline.source.formats import Block, Complain, format_by_name, in_blocks, read_blocks, within
 from pipeline.source.kaldi import files_of, kaldi_rows
 from pipeline.source.lhotse import is_lhotse, lhotse_rows, recordings_beside
-from pipeline.source.listing import Listed, is_audio, list_audio, list_files
+from pipeline.source.listing import Listed, first_look, is_audio, list_audio, list_files
 from pipeline.source.opening import as_folder, digest, folder_of, is_local, kind_of, local_path, open_bytes, version
 from pipeline.source.parquet import has_audio, parquet_blocks
 from pipeline.source.rows import KEYS, Columns, Keys, named_by
@@ -31,11 +31,11 @@ from pipeline.source.tarred import TARRED_KEYS, Item, is_shar, shar_rows, tar_be
 
 # Names of splits as Hugging Face knows them.
 SPLITS = tuple(f"{top}{name}/" for top in ("", "data/") for name in ("train", "validation", "valid", "dev", "test"))
+_METADATA = tuple(f"{place}metadata.{suffix}" for place in ("", *SPLITS) for suffix in ("csv", "jsonl", "parquet"))
 _TABULAR = ("csv", "tsv")
 _FOLDERS = ("kaldi", "audiofolder", "listing")
 _IN_MANY_FILES = ("parquet", "webdataset", "shar")  # a folder of them is one manifest
 _CUTS = re.compile(r"cuts(\.[^/]*)?\.jsonl(\.gz)?")
-_LOOKED_AT = 1_000  # names in a folder, to tell what it is
 _FILES_AT_ONCE = 8
 
 
@@ -53,15 +53,19 @@ class Manifest:
 
 def open_manifest(uri: str, config: SourceConfig) -> Manifest:
     """The manifest at `uri`. Raises ManifestError when nothing tells its dialect, or it has no columns to be named."""
-    kind = config.format if config.format != "auto" else format_by_name(uri) or _kind_of_folder(uri, config)
+    kind, beside = config.format, list[str]()
+    if kind == "auto":
+        kind, beside = (name, beside) if (name := format_by_name(uri)) else _kind_of_folder(uri, config)
+    elif kind == "audiofolder":
+        beside = _metadata(first_look(uri, _METADATA, config)[1])
     if config.columns and kind in ("kaldi", "lhotse", "shar", "listing"):
         raise ManifestError(f"The manifest {uri} is of the format {kind}, which has no columns; drop source.columns.")
     if kind == "kaldi":
         return _kaldi(uri, config)
-    if kind == "listing" or (kind == "audiofolder" and not metadata_files(uri, config)):
+    if kind == "listing" or (kind == "audiofolder" and not beside):
         return _listing(uri, config)
     if kind == "audiofolder":
-        return _audiofolder(uri, config)
+        return _audiofolder(uri, beside, config)
     if kind in ("webdataset", "shar"):
         return _tarred(uri, kind, config)
     if kind == "parquet" and _is_folder(uri, config):
@@ -86,23 +90,24 @@ def _is_folder(uri: str, config: SourceConfig) -> bool:
     return _has_no_name_of_its_kind(uri) and kind_of(uri, config) == "directory"
 
 
-def _kind_of_folder(uri: str, config: SourceConfig) -> str:
+def _kind_of_folder(uri: str, config: SourceConfig) -> tuple[str, list[str]]:
+    """What a folder is, and of an audiofolder its metadata files. A few requests, however much lies there."""
     if kind_of(uri, config) == "file":
         raise ManifestError(
             f"The manifest {uri} does not tell its format by its name; "
             "set source.format to jsonl, csv, tsv, parquet or lhotse, or rename it."
         )
     folder = as_folder(uri)
-    if kind_of(f"{folder}/wav.scp", config) == "file":
-        return "kaldi"
-    if metadata_files(uri, config):
-        return "audiofolder"
-    names = [file.name for file in islice(list_files(folder, config), _LOOKED_AT)]
+    names, there = first_look(folder, {"wav.scp", *_METADATA}, config)
+    if "wav.scp" in there:
+        return "kaldi", []
+    if beside := _metadata(there):
+        return "audiofolder", beside
     cuts = next((name for name in names if _CUTS.fullmatch(name)), None)
     if cuts and is_shar(f"{folder}/{cuts}", config):
-        return "shar"
+        return "shar", []
     kinds = {"audio" if is_audio(name) else format_by_name(name) for name in names}
-    return next((kind for kind in ("webdataset", "parquet") if kind in kinds and "audio" not in kinds), "listing")
+    return next((kind for kind in ("webdataset", "parquet") if kind in kinds and "audio" not in kinds), "listing"), []
 
 
 def _files(uri: str, kind: str, config: SourceConfig) -> Manifest:
@@ -238,9 +243,9 @@ def _kaldi(uri: str, config: SourceConfig) -> Manifest:
     )
 
 
-def _audiofolder(uri: str, config: SourceConfig) -> Manifest:
+def _audiofolder(uri: str, found: list[str], config: SourceConfig) -> Manifest:
     """Hugging Face's audiofolder: metadata beside the audio, in the folder or in one for each split."""
-    folder, found = as_folder(uri), metadata_files(uri, config)
+    folder = as_folder(uri)
     keys = {**KEYS, "uri": ("file_name",), "reference_text": (*KEYS["reference_text"], "transcription")}
     keys = named_by(config.columns, keys)
 
@@ -255,14 +260,10 @@ def _audiofolder(uri: str, config: SourceConfig) -> Manifest:
     return Manifest(uri, folder, noun, keys, read, lambda: _digest([f"{folder}/{name}" for name in found], config))
 
 
-def metadata_files(uri: str, config: SourceConfig) -> list[str]:
-    """The metadata files of an audiofolder, below it: its own, else those of its splits."""
-    folder = as_folder(uri)
-    for places in (("",), SPLITS):
-        names = [f"{place}metadata.{suffix}" for place in places for suffix in ("csv", "jsonl", "parquet")]
-        if found := [name for name in names if kind_of(f"{folder}/{name}", config) == "file"]:
-            return found
-    return []
+def _metadata(there: Collection[str]) -> list[str]:
+    """The metadata files of an audiofolder, among the files that are there: its own, else those of its splits."""
+    found = [name for name in _METADATA if name in there]
+    return [name for name in found if "/" not in name] or found
 
 
 def _in_split(row: dict[str, Any], key: str, split: str) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from itertools import groupby, islice
 from typing import Any
 
 from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError
-from pipeline.source.opening import is_local, kind_of, local_path, reaching
+from pipeline.source.opening import as_folder, is_local, kind_of, local_path, reaching
 from pipeline.store.remote_folder import etag_of, modified_of
 
 # Containers that hold speech in archives; what lies beside them (texts, tables, pictures) is passed over.
@@ -64,6 +65,30 @@ def list_files(folder: str, config: SourceConfig) -> Iterator[Listed]:
         yield from (file for file in found if not any(part.startswith(".") for part in file.name.split("/")))
 
 
+def first_look(folder: str, wanted: Collection[str], config: SourceConfig) -> tuple[list[str], set[str]]:
+    """The first names below a folder, _PAGE_KEYS at most, and which of some files in it are there.
+
+    Of a bucket the first page of its listing tells both, where the folder is small; else one more listing for each place
+    where a wanted file may lie, whatever else lies there. Raises ManifestError.
+    """
+    folder = as_folder(folder)
+    names = [file.name for file in islice(list_files(folder, config), _PAGE_KEYS)]
+    there = set(names).intersection(wanted)
+    if len(names) < _PAGE_KEYS:
+        return names, there
+    # Names come in order: of those that are earlier we know.
+    later = sorted(name for name in wanted if name > names[-1])
+    if not folder.startswith("s3://"):
+        return names, there | {name for name in later if kind_of(f"{folder}/{name}", config) == "file"}
+    with reaching(folder, config) as (file_system, path):
+        for top, below in groupby(later, lambda name: name[: name.find("/") + 1]):
+            if top and next(_pages(file_system, path, top), None) is None:
+                continue
+            for stem, _ in groupby(below, lambda name: os.path.splitext(name)[0]):
+                there |= {file.name for file in _pages(file_system, path, f"{stem}.")}.intersection(wanted)
+    return names, there
+
+
 def is_audio(name: str) -> bool:
     """Whether a file's name is that of audio or video."""
     return os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES
@@ -98,13 +123,15 @@ def _local(name: str, entry: os.DirEntry[str]) -> Listed | None:
     return Listed(name, status.st_size, f"{status.st_mtime_ns:x}", age_s)
 
 
-def _pages(file_system: Any, path: str) -> Iterator[Listed]:
-    """S3 lists keys in order, a thousand at a time, whatever the depth."""
+def _pages(file_system: Any, path: str, beginning: str = "") -> Iterator[Listed]:
+    """S3 lists keys in order, a thousand at a time, whatever the depth. `beginning`: of the names below the path."""
     bucket, _, prefix = path.strip("/").partition("/")
     prefix = f"{prefix}/" if prefix else ""
     more: dict[str, str] = {}
     while True:
-        page = file_system.call_s3("list_objects_v2", Bucket=bucket, Prefix=prefix, MaxKeys=_PAGE_KEYS, **more)
+        page = file_system.call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=prefix + beginning, MaxKeys=_PAGE_KEYS, **more
+        )
         now_s = _time_of(page)
         for item in page.get("Contents", ()):
             name: str = item["Key"].removeprefix(prefix)

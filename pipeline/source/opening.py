@@ -57,12 +57,22 @@ def as_folder(uri: str) -> str:
 
 def kind_of(uri: str, config: SourceConfig) -> str | None:
     """file | directory | None: there is nothing. Raises ManifestError where nobody can tell."""
-    with reaching(uri, config) as (file_system, path):
+
+    def ask(patience: dict[str, Any]) -> str:
+        file_system, path = _file_system(uri, config, patience)
+        return str(file_system.info(path)["type"])
+
+    try:
         try:
-            kind: str = file_system.info(path)["type"]
-        except FileNotFoundError:
-            return None
-    return kind
+            return ask(_BRISK)
+        except OSError as error:
+            if type(error) is not OSError:
+                raise
+        return ask(_PATIENT)  # a plain one is an answer such as 503: somebody is there
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # every fsspec back end raises its own library's types
+        raise ManifestError(_sentence(uri, error)) from error
 
 
 @contextmanager

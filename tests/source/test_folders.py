@@ -14,12 +14,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from aiobotocore.client import AioBaseClient
 from servers import S3Endpoint
 
 from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError
 from pipeline.source import listing
 from pipeline.source.checking import check_manifest
+from pipeline.source.dialects import open_manifest
 from pipeline.source.manifest import manifest_digest, manifest_roots, read_manifest
 
 CONFIG = SourceConfig()
@@ -173,6 +175,38 @@ def test_a_prefix_is_its_audio(moto_endpoint: S3Endpoint, monkeypatch: pytest.Mo
     assert manifest_roots("s3://listed/in/", config) == ("s3://listed/in",)
     with pytest.raises(ManifestError, match="no folder s3://listed/none"):
         rows_of("s3://listed/none/", config)
+
+
+@pytest.mark.parametrize(("clips", "most"), [(4, 6), (9, 16)])
+def test_what_a_prefix_is_takes_a_few_requests(
+    clips: int, most: int, moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first page tells; behind a longer one metadata is looked for place by place, not file by file."""
+    monkeypatch.setattr(listing, "_PAGE_KEYS", 6)
+    options = moto_endpoint.storage_options()
+    store, prefix = fsspec.filesystem("s3", **options), f"looked-at-{clips}"
+    store.makedirs(prefix, exist_ok=True)
+    audio = {f"{prefix}/{kind}/{n}.wav": b"x" for kind in ("bare", "split", "kaldi") for n in range(clips)}
+    store.pipe({**audio, f"{prefix}/split/validation/metadata.csv": b"file_name\na.wav\n"})
+    store.pipe({f"{prefix}/kaldi/wav.scp": b"a a.wav\n", f"{prefix}/bare/metadata.wav": b"x"})
+    asked: list[str] = []
+    real = AioBaseClient._make_api_call
+
+    async def counted(self: Any, operation: str, arguments: Any) -> Any:
+        asked.append(operation)
+        return await real(self, operation, arguments)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", counted)
+    for kind, noun, first in (
+        ("bare", "file", "0.wav"),
+        ("split", "line", "validation/a.wav"),
+        ("kaldi", "line", "a.wav"),
+    ):
+        asked.clear()
+        manifest = open_manifest(f"s3://{prefix}/{kind}", SourceConfig(storage_options=options))
+        assert len(asked) <= most, asked
+        assert manifest.noun == noun
+        assert rows_of(f"s3://{prefix}/{kind}", SourceConfig(storage_options=options))[0]["uri"].endswith(first)
 
 
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
