@@ -103,7 +103,7 @@ def _groups_of_their_own() -> Iterator[None]:
     def start_apart(self: subprocess.Popen[bytes], *arguments: Any, **settings: Any) -> None:
         start(self, *arguments, **{**settings, "process_group": 0})
 
-    subprocess.Popen.__init__ = start_apart  # type: ignore[method-assign]
+    subprocess.Popen.__init__ = start_apart  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
