@@ -36,15 +36,25 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
         with _muted_stderr(), _own_sigterm(), _groups_of_their_own():  # the core announces that it took the level
             _start_or_join(runtime)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise RunError(
-            f"Ray cannot be reached at {runtime.address!r} ({reason}); set runtime.address=local or runtime.kind=local."
+            f"Ray cannot be reached at {runtime.address!r} ({_reason(error)}); set runtime.address=local or runtime.kind=local."
+        ) from None
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        # Ray's way to say that its own processes took longer than 30 s.
+        raise RunBrokenOffError(
+            f"Ray did not start ({_reason(error)}); the same command tries again, when less else goes on."
         ) from None
     try:
         _tune(runtime)
         yield
     finally:
         ray.shutdown()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def _start_or_join(runtime: RuntimeConfig) -> None:
