@@ -42,6 +42,7 @@ _COMMANDS = {
     "second-pass": "ask a language model about finished transcripts: summary, question or correction",
 }
 _SAME_WISH_S = 5.0
+_READER_GONE = 128 + signal.SIGPIPE  # what a shell says of programs that `| head` has ended
 _LOOKING = ("status", "verify", "report")  # at a run that exists
 _OVERRIDE = re.compile(r"[^/=]+=")  # what is none of these names a run: out/date=2026/x, ./a=b
 _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `quarry run --explain` lists them all."
@@ -49,6 +50,13 @@ _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the return value is the exit code."""
+    try:
+        return _command(argv)
+    finally:
+        _flush()
+
+
+def _command(argv: Sequence[str] | None) -> int:
     arguments = _parse(argv)
     logging.getLogger("pipeline").addHandler(
         logging.NullHandler()
@@ -79,11 +87,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain("interrupted; what is published stays, the same command resumes.")
         return 3
     except Exception as error:  # the last boundary: never end with a code that means "finished"
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return _READER_GONE
         if os.environ.get("QUARRY_TRACEBACK"):
             raise
         reason = " ".join(str(error).split())[:300]
         _complain(f"{type(error).__name__}: {reason}; QUARRY_TRACEBACK=1 tells where.")
         return 3 if arguments.command in ("run", "backfill", "retry", "evaluate", "second-pass") else 2
+
+
+def _flush() -> None:
+    """Here, for Python would do it at the very end: with a traceback, and another exit code, where nobody reads any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        from pipeline.runtime.progress import let_go
+
+        let_go(sys.stdout)
+    except (OSError, ValueError):
+        return  # Python says it, at the very end
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is what broke: a store's connection may break off too."""
+    from pipeline.runtime.progress import is_gone
+
+    return is_gone(sys.stdout)
 
 
 def _complain(sentence: str) -> None:

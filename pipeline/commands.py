@@ -19,7 +19,7 @@ from pipeline.prepare import prepare, run_id, run_uri, write_plan
 from pipeline.report.planned import plan_text
 from pipeline.report.text import report_text
 from pipeline.runtime.events import STDOUT, EventLog, telling
-from pipeline.runtime.progress import say
+from pipeline.runtime.progress import say, show
 from pipeline.store.objects import ObjectStore
 
 if TYPE_CHECKING:
@@ -76,16 +76,15 @@ def plan(config: RunConfig, settings: str) -> int:
     """Write the plan."""
     run = prepare(config, _print_probe)
     write_plan(run)
-    print(plan_text(run))
+    show(plan_text(run))
     return 0
 
 
 def explain(config: RunConfig, settings: str) -> int:
     """Print the resolved settings and what the run would be; write nothing."""
     run = prepare(config, _print_probe)
-    print(yaml.safe_dump(config.public(), sort_keys=False, allow_unicode=True).rstrip())
-    print()
-    print(plan_text(run))
+    show(yaml.safe_dump(config.public(), sort_keys=False, allow_unicode=True).rstrip())
+    show(f"\n{plan_text(run)}")
     return 0
 
 
@@ -131,7 +130,7 @@ def evaluate(config: RunConfig, settings: str) -> int:
             if outcome.left:
                 _print_left(outcome)
     else:
-        print(evaluation_text(done.result, done.scores, done.uri))
+        _print_result(config, evaluation_text(done.result, done.scores, done.uri))
     return done.exit_code
 
 
@@ -149,7 +148,7 @@ def second_pass(config: RunConfig, settings: str) -> int:
         return outcome.exit_code
     if not outcome.done_now:
         say(f"Nothing to do: all {outcome.done_before} shards were done before.")
-    print(pass_text(outcome.snapshot))
+    _print_result(config, pass_text(outcome.snapshot))
     return outcome.exit_code
 
 
@@ -201,7 +200,7 @@ def status(run: ExistingRun, as_json: bool) -> int:
     from pipeline.status import look, status_text
 
     found = look(run)
-    print(json.dumps(found.as_dict(), indent=1) if as_json else status_text(found))
+    show(json.dumps(found.as_dict(), indent=1) if as_json else status_text(found))
     return found.exit_code
 
 
@@ -221,19 +220,19 @@ def verify(run: ExistingRun) -> int:
 
 
 def _print_verdict(name: str, verdict: Verdict, command: str) -> None:
-    print(f"{name}: {verdict.shards} shards planned, {verdict.rows} rows found as planned.")
+    show(f"{name}: {verdict.shards} shards planned, {verdict.rows} rows found as planned.")
     for count, what, names in (
         (verdict.missing, f"not done ({command} again to resume)", verdict.missing_shards),
         (verdict.wrong, f"not as planned (delete the part and {command} again)", verdict.wrong_shards),
         (verdict.orphans, "parts that no plan asks for (readers never see them)", verdict.orphan_keys),
     ):
         if count:
-            print(f"{count} {what}: {', '.join(names)}{' …' if count > len(names) else ''}")
+            show(f"{count} {what}: {', '.join(names)}{' …' if count > len(names) else ''}")
 
 
 def report(run: ExistingRun) -> int:
     """Print the report of the latest snapshot."""
-    print(report_text(_finished(run), run.named, is_folder=run.config is None))
+    show(report_text(_finished(run), run.named, is_folder=run.config is None))
     return 0
 
 
@@ -243,7 +242,7 @@ def report_page(run: ExistingRun, config: RunConfig, target: str, with_audio: bo
 
     page = write_page(run.ledger.store, _finished(run), config, target, with_audio)
     mute = f", {page.mute} of them without audio, as the page says why" if page.mute else ""
-    print(f"{target}: {page.size_bytes / 1e6:.1f} MB, {page.stretches} stretches to check{mute}.")
+    show(f"{target}: {page.size_bytes / 1e6:.1f} MB, {page.stretches} stretches to check{mute}.")
     return 0
 
 
@@ -262,13 +261,13 @@ def export(config: RunConfig, wanted: ExportOptions) -> int:
 
     done = write(existing(config, "").ledger.store, config.store, wanted)
     new, same = done.outcomes.get("new", 0), done.outcomes.get("same", 0)
-    print(
+    show(
         f"{done.written:,} of {done.recordings:,} recordings of snapshot {done.snapshot} as {wanted.format} in {done.uri}"
     )
-    print(f"{new:,} files are new, {same:,} stood there." if new else f"Nothing to do: all {same:,} files stood there.")
+    show(f"{new:,} files are new, {same:,} stood there." if new else f"Nothing to do: all {same:,} files stood there.")
     if done.left_out:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(done.left_out.items()))
-        print(f"Left out: {reasons}; _index-{wanted.format}-*.jsonl says which.")
+        show(f"Left out: {reasons}; _index-{wanted.format}-*.jsonl says which.")
     return 0 if done.written else 1
 
 

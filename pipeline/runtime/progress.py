@@ -7,6 +7,7 @@ it is measured: from the receipts of the shards that are done, and this process'
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import sys
 import time
@@ -206,12 +207,30 @@ def say(line: str, stream: TextIO | None = None) -> None:
     try:
         print(line, file=stream, flush=True)
     except BrokenPipeError:
-        _let_go(stream)
+        let_go(stream)
     except (OSError, ValueError):
         return
 
 
-def _let_go(stream: TextIO) -> None:
+def show(text: str) -> None:
+    """What a command was asked for, on stdout. `| head` takes what it wants; a disk that is full is an error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        let_go(sys.stdout)
+
+
+def is_gone(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
+    try:
+        pipe = select.poll()
+        pipe.register(stream.fileno(), select.POLLOUT)
+        return any(state & select.POLLERR for _, state in pipe.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def let_go(stream: TextIO) -> None:
     """Of what is left in the buffer: Python would try to write it at the very end, and change the exit code."""
     with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from running import REPO, fake_settings, run_folder
+from running import REPO, fake_settings, quarry, run_folder
 
 from pipeline.cli import _stoppable
 from pipeline.runtime.progress import say
@@ -81,3 +81,40 @@ def test_a_signal_to_the_whole_group_of_a_run_on_ray_ends_it_in_order(archive: P
     assert driver.returncode == 3, said
     assert "the same command resumes" in said
     assert list(run_folder(tmp_path).glob("sessions/*.json")), "what was published is recorded"
+
+
+def _unread(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command, behind `| head` that has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "pipeline.cli", *arguments]
+    try:
+        return subprocess.run(command, cwd=REPO, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writer)
+
+
+def test_what_nobody_reads_ends_no_command_with_a_complaint(archive: Path, tmp_path: Path) -> None:
+    settings = fake_settings(archive / "manifest.jsonl", tmp_path / "out")
+    done = _unread("run", *settings)
+    assert (done.returncode, "BrokenPipe" in done.stderr) == (1, False), "the archive has one damaged recording"
+    folder = str(run_folder(tmp_path / "out"))
+    for arguments in (["status", "--json", folder], ["report", folder], ["--help"]):
+        looked = _unread(*arguments)
+        assert (looked.returncode, looked.stderr) == (0, ""), arguments
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{}\n" * 20_000)
+    stopped = _unread("validate", "--all", f"manifest={bad}", *settings[1:])
+    assert (stopped.returncode, stopped.stderr) == (128 + signal.SIGPIPE, "")
+    listed = _unread("manifest", str(archive))
+    assert (listed.returncode, listed.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_a_full_disk_is_no_reader_that_went_away(archive: Path, tmp_path: Path) -> None:
+    settings = fake_settings(archive / "manifest.jsonl", tmp_path / "out")
+    assert quarry("plan", *settings).returncode == 0
+    command = [sys.executable, "-m", "pipeline.cli", "status", str(run_folder(tmp_path / "out"))]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=REPO, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode not in (0, 3)
+    assert "No space left" in done.stderr
