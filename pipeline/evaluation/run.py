@@ -137,7 +137,7 @@ def _write(
         run, snapshot = runs[dataset.title], done[dataset.title]
         score = DatasetScore(config.evaluate.slices, SEED + number)
         key = manifest_key(run.spec.name, run.spec.model, dataset.title)
-        store.put_if_absent(key, _score(run, snapshot, dataset, score))
+        store.put_if_absent(key, _score(run, snapshot, score))
         table = score.table(dataset.title)
         writer.add(table)
         plain.append(score.plain_bootstrap)
@@ -148,15 +148,22 @@ def _write(
     store.put_if_absent("result.json", json.dumps(result, indent=1).encode())
 
 
-def _score(run: Run, snapshot: Snapshot, dataset: DatasetConfig, score: DatasetScore) -> bytes:
+def _score(run: Run, snapshot: Snapshot, score: DatasetScore) -> bytes:
     """Score a dataset's transcripts into `score`; the leaderboard's manifest of them, one object as its scripts expect."""
     lines = bytearray()
+    language = _language_of(run)
     for batch in table_of(run.ledger.store, snapshot).batches(TRANSCRIPTS.names, rows=_ROWS_AT_ONCE):
-        scored = score_rows(pa.Table.from_batches([batch]), dataset.language)
+        scored = score_rows(pa.Table.from_batches([batch]), language)
         score.add(scored)
         for line in manifest_lines(scored.rows):
             lines += line.encode("utf-8", "replace")
     return bytes(lines)
+
+
+def _language_of(run: Run) -> str | None:
+    """Of rows that know none, as failed ones do: their references are to be normalised like the others'."""
+    known = run.spec.languages or frozenset[str]()
+    return run.config.engine.language or (next(iter(known)) if len(known) == 1 else None)
 
 
 def _dataset_result(dataset: DatasetConfig, snapshot: Snapshot, score: DatasetScore, table: pa.Table) -> dict[str, Any]:

@@ -172,6 +172,17 @@ def test_half_an_evaluation_has_no_result_and_the_same_command_finishes_it(
     ]
 
 
+def test_the_reference_of_a_failed_row_is_normalised_like_the_others(tmp_path: Path) -> None:
+    """The recording is not there, so nothing tells its language but the settings; hesitations are no words in English."""
+    row = {"id": "gone", "audio_filepath": "gone.wav", "duration": 3.0, "text": "Um, two words"}
+    datasets = [{"name": "gone", "manifest": str(write(tmp_path / "m.jsonl", [row]))}]
+    settings = {**SETTINGS, "output": str(tmp_path / "out"), "evaluate": {"datasets": datasets}}
+    assert evaluated(settings, tmp_path).returncode == 1
+    (found,) = result_of(tmp_path / "out")["datasets"]
+    assert found["normalizers"] == [normalizer_for("leaderboard", "en")]
+    assert found["word_deletions"] == found["words"] == 2
+
+
 @pytest.mark.parametrize(
     ("evaluate", "said"),
     [
