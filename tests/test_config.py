@@ -55,6 +55,23 @@ def test_keys_of_a_store_are_not_told(section: str) -> None:
     assert "CANARY" not in str(config.public()) + str(config.text_settings())
 
 
+@pytest.mark.parametrize(
+    "place", ["output={}", "manifest={}", "source.roots=[{}]", "engine.model={}", "retry.engine.model={}"]
+)
+def test_users_in_addresses_are_not_told(place: str) -> None:
+    config = load_config(None, [*BASE, place.format('"s3://name:CANARY@bucket/x"')])
+    assert "CANARY" in str(config.model_dump())
+    assert "CANARY" not in str(config.public())
+    assert "s3://…@bucket/x" in str(config.public())
+
+
+@pytest.mark.parametrize("setting", ["manifest", "output"])
+@pytest.mark.parametrize("address", ["s3://", "s3:/", "s3:/bucket/x", "gs:///"])
+def test_an_address_without_a_bucket_is_no_folder_on_this_disk(setting: str, address: str) -> None:
+    with pytest.raises(ConfigError, match=f"The setting '{setting}' cannot be '{address}': .*s3://BUCKET/FOLDER"):
+        load_config(None, [*BASE, f"{setting}={address}"])
+
+
 def test_keys_of_the_second_engines_store_are_not_told() -> None:
     config = load_config(None, [*BASE, "retry.engine.storage_options={profile: models, secret: CANARY}"])
     assert config.public()["retry"]["engine"]["storage_options"] == {"profile": "models", "secret": "…"}

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from pipeline.config.afterwards import RetryConfig, SecondPassConfig
 from pipeline.config.backfill import BackfillConfig
@@ -28,7 +28,9 @@ from pipeline.config.sections import (
 )
 
 _PUBLIC_OPTIONS = ("endpoint_url", "anon", "profile", "region_name")
-_USER_INFO = re.compile(r"://[^/@]*@")
+_USER_INFO = re.compile(r"://[^/@\s]*@")
+# One slash too few, or no bucket: it would be taken for a folder on the local disk.
+_NO_PLACE = re.compile(r"(s3a?|gs|gcs|abfss?|az):/(/*$|[^/])")
 
 
 class RunConfig(Section):
@@ -55,6 +57,13 @@ class RunConfig(Section):
     backfill: BackfillConfig = BackfillConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    @field_validator("manifest", "output")
+    @classmethod
+    def _names_a_bucket(cls, value: str) -> str:
+        if _NO_PLACE.match(value):
+            raise ValueError("an address without a bucket; write it as in s3://BUCKET/FOLDER")
+        return value
+
     def public(self) -> dict[str, Any]:
         """All settings, with what may be secret left out: what is printed and stored."""
         found = self.model_dump()
@@ -63,12 +72,8 @@ class RunConfig(Section):
         for section in [*sections, *filter(None, others)]:
             options = section["storage_options"]
             section["storage_options"] = {key: options[key] if key in _PUBLIC_OPTIONS else "…" for key in options}
-        for place, name in (
-            *((found, name) for name in ("manifest", "output")),
-            *((dataset, "manifest") for dataset in found["evaluate"]["datasets"]),
-        ):
-            place[name] = _USER_INFO.sub("://…@", place[name])
-        return found
+        told: dict[str, Any] = _without_users(found)
+        return told
 
     def text_settings(self) -> dict[str, Any]:
         """The settings that can change a transcript, as a nested dict."""
@@ -78,6 +83,19 @@ class RunConfig(Section):
         """12 hex digits of the text-changing settings."""
         canonical = json.dumps(self.text_settings(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def without_user(text: str) -> str:
+    """The text, and of every address in it neither user name nor password."""
+    return _USER_INFO.sub("://…@", text)
+
+
+def _without_users(found: Any) -> Any:
+    if isinstance(found, dict):
+        return {key: _without_users(value) for key, value in found.items()}
+    if isinstance(found, list | tuple):
+        return [_without_users(value) for value in found]
+    return without_user(found) if isinstance(found, str) else found
 
 
 def _text_settings(section: BaseModel) -> dict[str, Any]:
