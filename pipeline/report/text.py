@@ -6,6 +6,7 @@ from io import StringIO
 from typing import Any
 
 from pipeline.metrics.rtfx import heard_s, padding_waste, rtfx
+from pipeline.report.markup import shown
 from pipeline.store.snapshot import Snapshot
 
 _WIDTH = 110
@@ -25,7 +26,11 @@ def report_text(snapshot: Snapshot, settings: str, is_folder: bool = False) -> s
         "\n".join(_failure_lines(run["totals"])),
         "\n".join(_next_lines(snapshot, settings, is_folder)),
     ]
-    return "\n\n".join(section for section in sections if section)
+    return _printable("\n\n".join(section for section in sections if section))
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() or char == "\n" else "�" for char in text)
 
 
 def table(columns: list[str], rows: list[list[str]]) -> str:
@@ -38,7 +43,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*("".join(char if char.isprintable() else "�" for char in cell) for cell in row))
+        table.add_row(*(_printable(cell.replace("\n", "�")) for cell in row))
     buffer = StringIO()
     Console(file=buffer, width=_WIDTH, color_system=None, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines() if line.strip())
@@ -91,7 +96,7 @@ def _speed_lines(run: dict[str, Any]) -> list[str]:
     engine = rtfx(heard_s(totals), totals["engine_s"])
     if engine is not None:
         lines.append(
-            f"engine RTFx    {engine:8.1f}   {totals['audio_s']:.0f} s of audio in {totals['engine_s']:.1f} engine seconds"
+            f"engine RTFx    {engine:8.1f}   {heard_s(totals):.0f} s of audio in {totals['engine_s']:.1f} engine seconds"
         )
     wall_s, audio_s = (sum(session[key] for session in sessions) for key in ("wall_s", "audio_s"))
     pipeline = rtfx(audio_s, wall_s)
@@ -157,7 +162,7 @@ def _failure_lines(totals: dict[str, Any]) -> list[str]:
         return []
     lines = ["What went wrong:"]
     for example in totals["failure_examples"]:
-        lines.append(f"  {example['id']}  {example['code']}: {example['message']}")
+        lines.append(f"  {shown(example['id'])}  {shown(example['code'])}: {shown(example['message'])}")
     more = sum(totals["failure_codes"].values()) - len(totals["failure_examples"])
     if more > 0:
         codes = ", ".join(f"{code} {count:,}" for code, count in totals["failure_codes"].items())
@@ -170,7 +175,8 @@ def _next_lines(snapshot: Snapshot, settings: str, is_folder: bool) -> list[str]
     transcripts = f"{run['uri'].rstrip('/')}/{snapshot.tables}/transcripts"
     options = ", storage_options={...}" if "://" in transcripts else ""
     columns = "[['id', 'status', 'text']]"
-    other = f"  quarry run {settings} chunk.vad=energy    # other text settings: another run beside this one"
+    vad = "none" if run["config"]["chunk"]["vad"] == "energy" else "energy"
+    other = f"  quarry run {settings} chunk.vad={vad}    # other text settings: another run beside this one"
     return [
         f"Transcripts lie in {transcripts}/",
         "Next, try:",
