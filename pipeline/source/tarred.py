@@ -116,6 +116,8 @@ def _sample(
     for member in group:
         extension = (_split(member.name) or ("", ""))[1]
         if extension == wanted or (wanted is None and is_audio(f"x.{extension}")):
+            if extension in audio:
+                raise ValueError(f"has two members named .{extension}; write the file again, with names of their own")
             audio[extension] = member
         elif extension == _JSON or extension.endswith(f".{_JSON}"):
             row.update(_json(_text(member, ranges)))

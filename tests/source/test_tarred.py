@@ -92,6 +92,16 @@ def test_texts_and_endings_are_chosen(tmp_path: Path) -> None:
     ]
 
 
+def test_audio_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", a__wav=b"first", b__wav=b"x")
+    with tarfile.open(path, "a") as tar:
+        for name in ("b.wav", "c.wav"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert problems_of(path) == [
+        "2: the sample 'b' has two members named .wav; write the file again, with names of their own"
+    ]
+
+
 def test_bad_samples_are_told_one_by_one(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     write_tar(
