@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.metrics.rtfx import heard_s
 from pipeline.metrics.shares import BUCKETS
 from pipeline.report.text import table
 
@@ -56,7 +57,7 @@ def _dataset_table(result: dict[str, Any]) -> str:
 def _overall_lines(result: dict[str, Any]) -> list[str]:
     lines = [
         "WER: words as jiwer counts them. Leaderboard: compounds may be written apart, as the leaderboard publishes it.",
-        f"RTFx: {result['audio_s']:,.0f} s of audio in {result['engine_s']:,.1f} engine seconds, decoding left out;"
+        f"RTFx: {heard_s(result):,.0f} s of audio in {result['engine_s']:,.1f} engine seconds, decoding left out;"
         f" pipeline RTFx: {result['wall_s']:,.1f} s from start to last commit.",
     ]
     spent = result["spent"]

@@ -123,7 +123,7 @@ def _both_rtfx(run: dict[str, Any]) -> Markup:
     totals = run["totals"]
     wall_s, audio_s = _walls(run["sessions"])
     known = "" if audio_s >= totals["audio_s"] * 0.999 else f" ({percent(audio_s / totals['audio_s'], 0)} of the audio)"
-    engine = f"{length(totals['audio_s'])} of audio in {clock(totals['engine_s'])} inside the engine: how fast the model is here."
+    engine = f"{length(heard_s(totals))} of audio in {clock(totals['engine_s'])} inside the engine: how fast the model is here."
     pipeline = f"{length(audio_s)}{known} in {clock(wall_s)} from start to last commit, start-up included: what you waited for."
     return figures(
         [

@@ -93,6 +93,8 @@ def check_weights(output: Path, call_row: dict[str, Any]) -> None:
     assert call_row["rtfx"] == pytest.approx(2 * call_row["duration_s"] / call_row["engine_s"])
     (found,) = output.glob("*/tables/*/run.json")
     totals = json.loads(found.read_text())["totals"]
+    (run,) = (path for path in output.iterdir() if path.is_dir())
+    assert f" {totals['channels_s']:.0f} s of audio in" in quarry("report", str(run)).stdout, "what the ratio is of"
     assert totals["channels_s"] == pytest.approx(totals["audio_s"] + call_row["duration_s"])
 
 
