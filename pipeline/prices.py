@@ -73,7 +73,7 @@ def load_prices(path: str) -> PriceFile:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise ConfigError(f"In the price file {path}, {where} is wrong: {first['msg']}; correct it.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"The price file {path} cannot be read ({reason}); mend it and run again.") from None
 

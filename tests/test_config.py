@@ -100,6 +100,8 @@ def test_every_setting_says_what_it_does_and_of_which_kind_it_is() -> None:
         ([*BASE, "manifest.x=1"], "single value"),
         ([*BASE, "=1"], "not of the form"),
         ([*BASE, "engine.options={a: "], "not valid YAML"),
+        ([*BASE, "backfill.since=2026-13-01"], "not valid YAML"),
+        ([*BASE, f"engine.options={'[' * 5_000}"], "not valid YAML"),
     ],
 )
 def test_mistakes_are_one_sentence(overrides: list[str], expected: str) -> None:
@@ -109,7 +111,7 @@ def test_mistakes_are_one_sentence(overrides: list[str], expected: str) -> None:
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00"])
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00", "backfill: {since: 2026-02-30}", "[" * 5_000])
 def test_files_that_hold_no_settings(tmp_path: Path, text: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_text(text)

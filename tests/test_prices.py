@@ -55,6 +55,7 @@ def test_a_machine_without_a_price_leaves_the_cost_unknown(tmp_path: Path) -> No
         ("speeds: [{engine: fake, machine: gpu, rtfx_per_worker: 0}]", {}, "speeds.0.rtfx_per_worker is wrong"),
         ("- 1", {}, "the whole is wrong"),
         ("machines: {gpu: !!python/object/apply:os.getcwd []}", {}, "cannot be read"),
+        ("measured: 2026-02-30", {}, "cannot be read"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(tmp_path: Path, text: str, machines: dict[str, int], said: str) -> None:

@@ -63,7 +63,7 @@ def period(settings: BackfillConfig, today: date | None = None) -> Period:
     until = date.fromisoformat(settings.until) if settings.until else today or datetime.now(UTC).date()
     since = date.fromisoformat(settings.since) if settings.since else None
     if settings.last_days:
-        first = until - timedelta(days=settings.last_days - 1)
+        first = date.fromordinal(max(until.toordinal() - settings.last_days + 1, 1))
         since = max(since, first) if since else first
     if since and since > until:
         raise ConfigError(f"backfill.since ({since}) lies after backfill.until ({until}); turn them round.")

@@ -32,8 +32,8 @@ def _read_yaml(path: str) -> dict[str, Any]:
         loaded = yaml.safe_load(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"There is no config file {path}; `ls configs/` shows the shipped ones.") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]  # a ValueError: bytes that are no text, or a day that there is not
         raise ConfigError(f"The config file {path} cannot be read ({reason}); mend it and run again.") from None
     if loaded is None:
         return {}
@@ -53,8 +53,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
         )
     try:
         value = yaml.safe_load(raw)
-    except yaml.YAMLError:
-        raise ConfigError(f"The value in {override!r} is not valid YAML; put it in quotes.") from None
+    except (ValueError, RecursionError, yaml.YAMLError):  # ValueError: a day that there is not, as 2026-13-01
+        shown = override if len(override) <= 200 else f"{override[:200]}…"
+        raise ConfigError(f"The value in {shown!r} is not valid YAML; correct it, or put it in quotes.") from None
     here = data
     for part in parts[:-1]:
         inner = here.setdefault(part, {})

@@ -50,6 +50,7 @@ def test_months_years_and_hours() -> None:
     [
         ({"since": "2026-11-18", "last_days": 2}, (date(2026, 11, 19), TODAY)),
         ({"since": "2026-11-18", "until": "2026-11-19"}, (date(2026, 11, 18), date(2026, 11, 19))),
+        ({"last_days": 10**9}, (date.min, TODAY)),
         ({"until": "2026-11-19", "last_days": 1}, (date(2026, 11, 19), date(2026, 11, 19))),
         ({"since": date(2026, 11, 18)}, (date(2026, 11, 18), TODAY)),  # as YAML reads it
         ({}, (None, TODAY)),
