@@ -53,7 +53,8 @@ class Manifest:
 
 def open_manifest(uri: str, config: SourceConfig) -> Manifest:
     """The manifest at `uri`. Raises ManifestError when nothing tells its dialect, or it has no columns to be named."""
-    kind, beside = config.format, list[str]()
+    kind: str = config.format
+    beside: list[str] = []
     if kind == "auto":
         kind, beside = (name, beside) if (name := format_by_name(uri)) else _kind_of_folder(uri, config)
     elif kind == "audiofolder":
