@@ -75,9 +75,9 @@ def transcribe(path: Path, reader: AudioReader, engine: Engine, chunking: ChunkC
     decoded, samples, cuts = decode_window(reader, window, PlanConfig(), chunking, engine.spec.max_chunk_s)
     chunks = tuple(
         Chunk(0, index, start / 16_000, stop / 16_000, start, stop - start, speech_s)
-        for index, (start, stop, speech_s) in enumerate(cuts)
+        for index, (start, stop, speech_s, _) in enumerate(cuts)
     )
-    heard = engine.transcribe([ChunkAudio(samples[start:stop]) for start, stop, _ in cuts])
+    heard = engine.transcribe([ChunkAudio(samples[start:stop]) for start, stop, *_ in cuts])
     shard = Shard("00000-00", 0, (window,), decoded.end_s)
     (row,) = transcripts_of(TranscribedShard(shard, (decoded,), chunks, tuple(heard), EngineStats()), ScoreConfig())
     return row, len(chunks)
