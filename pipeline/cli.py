@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.errors import QuarryError, exit_code_of
+from pipeline.errors import QuarryError, RunError, exit_code_of
 from pipeline.export.options import add_export_options, export_options
 
 if TYPE_CHECKING:
@@ -130,10 +130,19 @@ def _look(arguments: argparse.Namespace) -> int:
     if arguments.run:
         placeholders = [f"{name}={json.dumps(arguments.run)}" for name in ("manifest", "output")]
         config = load_config(arguments.config, [*arguments.overrides, *placeholders])
-        run = find_by_folder(arguments.run, config.store)
+        output = arguments.run
     else:
         config = load_config(arguments.config, arguments.overrides)
-        run = commands.existing(config, _settings(arguments))
+        output = config.output
+    try:
+        run = find_by_folder(output, config.store) if arguments.run else commands.existing(config, _settings(arguments))
+    except RunError as error:
+        # Not a run; there may be many in it, made night by night.
+        looks = arguments.command == "status" and type(error) is RunError
+        code = commands.backfill_status(output, config, arguments.json) if looks else None
+        if code is None:
+            raise
+        return code
     if arguments.command == "status":
         return commands.status(run, arguments.json)
     if arguments.command == "verify":
@@ -193,8 +202,10 @@ def _settings(arguments: argparse.Namespace) -> str:
 
 
 def _without_secrets(override: str) -> str:
+    from pipeline.config.run_config import without_user
+
     key, _, _ = override.partition("=")
-    return f"{key}=…" if "storage_options" in key else override
+    return f"{key}=…" if "storage_options" in override else without_user(override)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -204,6 +204,17 @@ def status(run: ExistingRun, as_json: bool) -> int:
     return found.exit_code
 
 
+def backfill_status(output: str, config: RunConfig, as_json: bool) -> int | None:
+    """How the backfills into an output stand; None: there are none."""
+    from pipeline.backfill import status as backfills
+
+    found = backfills.find_backfills(output, config.store)
+    if not found:
+        return None
+    show(backfills.as_json(found) if as_json else backfills.backfills_text(found))
+    return max(one.exit_code for one in found)
+
+
 def verify(run: ExistingRun) -> int:
     """Compare plan ids, part ids and row ids, of the run and of its retries. A retry that is not finished harms nobody."""
     from pipeline.store.retries import list_retries

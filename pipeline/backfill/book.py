@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,17 @@ class Record:
 NEW = Record(0, "", 3, 0)
 
 
+def latest_records(keys: Iterable[str]) -> dict[str, Record]:
+    """The latest record of every partition, by its label, from the keys of a backfill's folder."""
+    found: dict[str, Record] = {}
+    for key in keys:
+        if match := _RECORD.fullmatch(key):
+            record = Record(int(match[2]), match[3], int(match[4]), int(match[5]))
+            if record.number > found.get(match[1], NEW).number:
+                found[match[1]] = record
+    return found
+
+
 class Book:
     """The memory of one backfill. `store` is rooted at its folder."""
 
@@ -50,13 +61,7 @@ class Book:
 
     def records(self) -> dict[str, Record]:
         """The latest record of every partition, by its label: one listing, nothing is opened."""
-        found: dict[str, Record] = {}
-        for info in self.store.list("partitions"):
-            if match := _RECORD.fullmatch(info.key):
-                record = Record(int(match[2]), match[3], int(match[4]), int(match[5]))
-                if record.number > found.get(match[1], NEW).number:
-                    found[match[1]] = record
-        return found
+        return latest_records(info.key for info in self.store.list("partitions"))
 
     def note(self, label: str, record: Record, details: Mapping[str, Any]) -> None:
         """Remember how a partition was left. Raises StoreError."""

@@ -215,7 +215,8 @@ def say(line: str, stream: TextIO | None = None) -> None:
 def show(text: str) -> None:
     """What a command was asked for, on stdout. `| head` takes what it wants; a disk that is full is an error."""
     try:
-        print(text, flush=True)
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
     except BrokenPipeError:
         let_go(sys.stdout)
 

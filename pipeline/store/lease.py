@@ -17,9 +17,10 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from pipeline.errors import StoreError
 from pipeline.store.ledger import read_json
 from pipeline.store.objects import ObjectStore
 
+_CHANGE = re.compile(r"lease/\d{6}\.json")
 _GRAIN_S = 2.0  # stores tell times in whole seconds
 _LOOK_EVERY_S = 1.0
 
@@ -43,7 +45,7 @@ class Holder:
 
     def is_gone(self, silent_s: float) -> bool:
         """Whether it has been silent for longer than it promised."""
-        return silent_s > self.lease_s + _GRAIN_S
+        return has_gone(silent_s, self.lease_s)
 
 
 class Lease:
@@ -115,6 +117,20 @@ def take_lease(store: ObjectStore, lease_s: float, wait_s: float = 0.0) -> Lease
             if holder is not None:
                 _sweep(store, holder.number)
             return lease
+
+
+def has_gone(silent_s: float, lease_s: float) -> bool:
+    """Whether a holder that promised a sign of life every `lease_s` seconds has been silent for longer."""
+    return silent_s > lease_s + _GRAIN_S
+
+
+def tenure_of(keys: Collection[str]) -> tuple[str | None, list[str]]:
+    """From a listing, for those who only look: the key of the latest change of hands, and it and the signs of life since."""
+    taken = sorted(key for key in keys if _CHANGE.fullmatch(key))
+    if not taken:
+        return None, []
+    beats = f"{taken[-1].removesuffix('.json')}/beat-"
+    return taken[-1], [taken[-1], *(key for key in keys if key.startswith(beats))]
 
 
 def _look(store: ObjectStore) -> tuple[int, Holder | None]:

@@ -23,7 +23,10 @@ from running import REPO, Done, fake_settings, quarry
 from pipeline import read_runs
 from pipeline.backfill import run as nights
 from pipeline.backfill.partitions import period
+from pipeline.config import StoreConfig
 from pipeline.errors import RunError
+from pipeline.store.lease import Lease, take_lease
+from pipeline.store.objects import ObjectStore
 
 SCRIPT = Path(__file__).with_name("counted.py")
 NIGHTS = ("2026-11-18", "2026-11-19", "2026-11-20")
@@ -299,6 +302,52 @@ def test_audio_that_was_removed_keeps_its_transcript(archive: Path, tmp_path: Pa
     night = quarry("backfill", *command)
     assert night.returncode == 0, night.stderr
     assert len(ids(tmp_path / "out")) == 6
+
+
+def test_status_of_an_output_tells_who_is_at_work_and_what_the_last_night_did(archive: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    speech(day_folder(archive, NIGHTS[1]) / "bad.wav", 9).write_bytes(b"RIFF")
+    command = settings(archive, output, **{"backfill.max_partitions": 1})
+    assert quarry("status", str(output)).returncode == 2, "there is nothing yet"
+    assert quarry("backfill", *command).returncode == 0
+    assert quarry("backfill", *command).returncode == 1
+    before = sorted(output.rglob("*"))
+    looked = quarry("status", str(output))
+    assert looked.returncode == 0, looked.stderr
+    (folder,) = (output / "backfill").iterdir()
+    night = json.loads((folder / "log" / "000002.json").read_text())
+    assert looked.stdout.splitlines()[:4] == [
+        f"backfill {folder.name}: 2 of 2 partitions done, 1 with failed or partial recordings.",
+        "  nobody is at work",
+        f"  last night: {night['started_at']} to {night['ended_at']}, exit code 1",
+        "    1 partition worked on, 0.00 h of audio; passed over: 1 not there, 1 unchanged.",
+    ]
+    assert quarry("status", *command).stdout == looked.stdout, "by its settings too"
+
+    lease = take_lease(ObjectStore(str(folder), StoreConfig()), lease_s=30)
+    assert isinstance(lease, Lease)
+    assert "  at work for 0 s: " in quarry("status", str(output)).stdout
+    (found,) = json.loads(quarry("status", "--json", str(output)).stdout)["backfills"]
+    assert (found["at_work"]["is_gone"], found["at_work"]["lease_s"]) == (False, 30)
+    assert os.uname().nodename in found["at_work"]["owner"]
+    claim = folder / f"lease/{lease.number:06d}.json"
+    os.utime(claim, (time.time() - 300,) * 2)
+    assert "5 min 00 s: " in (silent := quarry("status", str(output)).stdout)
+    assert "it has ended without a word, and the next backfill takes over" in silent
+    beat = folder / f"lease/{lease.number:06d}/beat-000000"
+    beat.parent.mkdir()
+    beat.touch()
+    assert "last sign of life 0 s ago\n" in quarry("status", str(output)).stdout
+    claim.write_text(json.dumps({"owner": "\x1b[2Jevil", "lease_s": 30}))
+    assert "\x1b" not in quarry("status", str(output)).stdout
+    beat.unlink()
+    beat.parent.rmdir()
+    lease.release()
+    made = [path for path in sorted(output.rglob("*")) if path not in before]
+    assert made == [
+        claim,
+        folder / f"lease/{lease.number + 1:06d}.json",
+    ]
 
 
 def test_slips_of_the_pen_are_one_sentence(archive: Path, tmp_path: Path) -> None:
