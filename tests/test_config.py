@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli import _without_secrets
 from pipeline.config import RunConfig
 from pipeline.config.file import load_config
 from pipeline.errors import ConfigError
@@ -126,3 +127,15 @@ def test_seams_of_one_window_stay_apart(settings: list[str]) -> None:
     with pytest.raises(ConfigError, match=r"'plan\.overlap_s' cannot be .*at most half of plan\.window_s; correct it"):
         load_config(None, ["manifest=m.jsonl", "output=out", *settings])
     load_config(None, ["manifest=m.jsonl", "output=out", settings[0], "plan.window_s=80"])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("output=s3://name:CANARY@bucket/x", "output=s3://…@bucket/x"),
+        ("store.storage_options.secret=CANARY", "store.storage_options.secret=…"),
+        ("store={storage_options: {secret: CANARY}}", "store=…"),
+    ],
+)
+def test_a_command_that_is_proposed_tells_no_secret(override: str, told: str) -> None:
+    assert _without_secrets(override) == told

@@ -244,7 +244,8 @@ def progress_text(progress: Progress) -> str:
     if progress.rtfx_mean:
         parts.append(f"{progress.rtfx_now:.1f}× real time, mean {progress.rtfx_mean:.1f}×")
     else:
-        parts.append(f"no shard yet after {clock(progress.elapsed_s)}")
+        what = "audio" if progress.failed or progress.partial else "shard"  # shards of failed rows alone have none
+        parts.append(f"no {what} yet after {clock(progress.elapsed_s)}")
     if progress.eta_s is not None:
         parts.append(f"{clock(progress.eta_s)} left")
     if progress.usd is not None:

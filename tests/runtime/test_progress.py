@@ -66,6 +66,12 @@ def test_the_line_adds_receipts_up() -> None:
     )
 
 
+def test_shards_without_audio_are_shards() -> None:
+    failed = replace(RECEIPT, ok=0, partial=0, failed=10, audio_s=0)
+    text = progress_text(course(Goal(2, 100), 3, [failed]).progress())
+    assert text.startswith("0.00 of 0.03 h (0%) · no audio yet after 3 s · 10 failed · ")
+
+
 def test_now_is_the_last_minute_and_the_mean_is_of_all() -> None:
     time = Clock()
     found = Course(Goal(1_000, 1_800_000), time)
