@@ -11,13 +11,16 @@ from pipeline.export.cues import one_line
 from pipeline.export.options import ExportOptions
 from pipeline.export.rendered import Rendered
 from pipeline.records import Transcript
+from pipeline.text.stretches import channels_of
 
 
 def nemo(transcript: Transcript, options: ExportOptions) -> Rendered:
-    """One line: where the audio is, `text` (the reference, if there is one), `pred_text`, `lang`, and the row's own columns."""
+    """One line: where the audio is, `channel` where not all were mixed, `text` (the reference, if there is one), `pred_text`,
+    `lang`, and the row's own columns."""
     found = _audio(transcript, transcript.offset_s, transcript.duration_s)
     found |= {"id": transcript.id, "pred_text": transcript.text, "status": transcript.status}
-    return Rendered(_line(found | _known(text=transcript.reference_text) | _languages(transcript)))
+    more = _known(channel=_channel(transcript), text=transcript.reference_text)
+    return Rendered(_line(found | more | _languages(transcript)))
 
 
 def pairs(transcript: Transcript, options: ExportOptions) -> Rendered:
@@ -55,7 +58,9 @@ def _candidates(transcript: Transcript, options: ExportOptions) -> Iterator[tupl
         text = transcript.text if options.text == "hypothesis" else transcript.reference_text or ""
         found = _audio(transcript, transcript.offset_s, transcript.duration_s) | {"id": transcript.id, "text": text}
         other = transcript.reference_text if options.text == "hypothesis" else None
-        yield found | known | _known(reference=other), transcript.flags
+        # Text of a recording that is split is that of all its channels together, as is the sound of its file.
+        channel = None if (heard := _channel(transcript)) == "split" else heard
+        yield found | known | _known(channel=channel, reference=other), transcript.flags
         return
     for segment in transcript.segments:
         start_s = transcript.offset_s + segment.start_s
@@ -97,6 +102,14 @@ def _languages(transcript: Transcript) -> dict[str, Any]:
     """The language of the speech; of a translated row also that of the text, and the task."""
     into = {"target_lang": transcript.target_language, "task": transcript.task} if transcript.target_language else {}
     return _known(lang=transcript.language, **into)
+
+
+def _channel(transcript: Transcript) -> int | str | None:
+    """As a manifest says it: the one channel that was heard, or "split"; None: all mixed, or nothing was heard on the one."""
+    channels = channels_of(transcript)
+    if channels != (None,):
+        return "split"
+    return next((segment.channel for segment in transcript.segments), None)
 
 
 def _known(**values: Any) -> dict[str, Any]:

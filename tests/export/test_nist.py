@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from finished_run import said, timed, transcript
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.export.names import safe_name
 from pipeline.export.nist import ctm, rttm
 from pipeline.export.options import ExportOptions
-from pipeline.records import Segment, Transcript, Word
+from pipeline.records import Segment, Span, Transcript, Word
 
 CTM, RTTM = ExportOptions("ctm"), ExportOptions("rttm")
 
@@ -79,6 +80,21 @@ def test_a_recording_with_a_word_without_a_time_is_left_out_whole() -> None:
         assert ctm(transcript("a", segments), CTM).text is None
         assert ctm(transcript("a", segments), CTM).left_out == {"no_word_times": 1}
     assert ctm(transcript("silent"), CTM).text == ""
+
+
+def test_words_of_channels_that_are_kept_apart_lie_channel_by_channel() -> None:
+    """Segments are merged by their starts; in a CTM each channel's words follow each other, counted from 1."""
+    call = [
+        replace(timed("how are you", 0.0), channel=0),
+        replace(timed("fine thanks", 1.0), id=1, channel=1),  # into the other's last words
+        replace(timed("good", 4.0), id=2, channel=0),
+    ]
+    lines = read_ctm(ctm(transcript("call", call, spans=(Span(2.0, 10.0, "non_speech", 1),)), CTM).text)
+    assert [(line.channel, line.start_s, line.word) for line in lines] == [
+        *(("1", 0.0, "how"), ("1", 0.5, "are"), ("1", 1.0, "you"), ("1", 4.0, "good")),
+        *(("2", 1.0, "fine"), ("2", 1.5, "thanks")),
+    ]
+    assert {line.file for line in lines} == {"call"}
 
 
 def test_speakers_come_back_and_nobody_is_made_up() -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from finished_run import said, transcript
 
+from pipeline.config import SourceConfig
 from pipeline.export.manifests import nemo, pairs
 from pipeline.export.options import ExportOptions
-from pipeline.records import ErrorCounts, Transcript
+from pipeline.records import SPLIT, ErrorCounts, Span, Transcript
+from pipeline.source.manifest import read_manifest
 
 SPOKEN = (
     said("short one", 1.0, 1.5),
@@ -55,6 +59,26 @@ def test_nemo_keeps_reference_and_hypothesis_and_the_rows_own_columns() -> None:
     (bare,) = lines(nemo(transcript("a"), ExportOptions("nemo")).text)
     assert {"text", "lang"}.isdisjoint(bare)
     assert bare["pred_text"] == ""
+
+
+def test_the_channel_comes_back_as_a_manifest_says_it(tmp_path: Path) -> None:
+    silent = Span(0.0, 10.0, "non_speech", 1)
+    heard = {
+        "mixed": transcript("mixed", [said("so")]),
+        "right": transcript("right", [said("so", channel=1)]),
+        "both": transcript("both", [said("so", channel=0), said("it", channel=1)]),
+        "one-sided": transcript("one-sided", [said("so", channel=0)], spans=(silent,)),
+    }
+    manifest = tmp_path / "again.jsonl"
+    manifest.write_text("".join(nemo(one, ExportOptions("nemo")).text or "" for one in heard.values()))
+    rows = pa.concat_tables(read_manifest(str(manifest), SourceConfig(roots=["/archive"]))).to_pylist()
+    assert {row["id"]: row["channel"] for row in rows} == {"mixed": None, "right": 1, "both": SPLIT, "one-sided": SPLIT}
+    assert [pairs_of(one, pairs_of="recordings")[0][0].get("channel") for one in heard.values()] == [
+        None,
+        1,
+        None,
+        None,
+    ]
 
 
 def test_segments_are_placed_inside_the_object() -> None:
