@@ -178,11 +178,15 @@ class ObjectStore:
             where = f"{self}/{key}" if key else str(self)
             if isinstance(error, FileNotFoundError) and done == "read":
                 raise StoreKeyMissing(f"There is no object {where}; `quarry verify` tells what is missing.") from error
-            what = f"{where} could not be {done} ({_reason(error)});"
+            what = f"{where} could not be {done} ({self._told(error)});"
             if advice := self._what_to_mend(error):
                 raise StoreRefusedError(f"{what} {advice}") from error
             advice = f"check the uri, {self._section}.storage_options and the network, and run again."
             raise StoreAwayError(f"{what} {advice}") from error
+
+    def _told(self, error: Exception) -> str:
+        user = self.uri.partition("://")[2].partition("/")[0].rpartition("@")[0]  # a back end may repeat it
+        return _reason(error).replace(user, "…") if user else _reason(error)
 
     def _what_to_mend(self, error: Exception) -> str | None:
         """What someone has to do before the store serves us; None: it may by itself."""

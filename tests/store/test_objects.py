@@ -15,6 +15,7 @@ import pytest
 from flaky_proxy import FlakyProxy
 
 from pipeline.config import StoreConfig
+from pipeline.errors import StoreError
 from pipeline.store import s3_folder
 from pipeline.store.base import is_key
 from pipeline.store.objects import ObjectStore, StoreKeyMissing
@@ -215,3 +216,9 @@ def test_a_store_pickles_without_its_connection(store: ObjectStore) -> None:
 def test_the_write_check_leaves_nothing_behind(store: ObjectStore) -> None:
     store.check_writable()
     assert list(store.list("")) == []
+
+
+def test_a_password_in_the_uri_is_not_repeated() -> None:
+    with pytest.raises(StoreError, match=r"^s3://bucket/x could not be opened") as error:
+        ObjectStore.open("s3://name:CANARY@bucket/x", StoreConfig())
+    assert "CANARY" not in str(error.value)
