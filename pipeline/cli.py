@@ -43,7 +43,7 @@ _COMMANDS = {
 }
 _SAME_WISH_S = 5.0
 _READER_GONE = 128 + signal.SIGPIPE  # what a shell says of programs that `| head` has ended
-_LOOKING = ("status", "verify", "report")  # at a run that exists
+_LOOKING = ("status", "verify", "report", "export")  # at a run that exists
 _OVERRIDE = re.compile(r"[^/=]+=")  # what is none of these names a run: out/date=2026/x, ./a=b
 _EPILOG = "Settings: a YAML file, then overrides such as engine.model=tiny.en; `quarry run --explain` lists them all."
 
@@ -73,10 +73,6 @@ def _command(argv: Sequence[str] | None) -> int:
         if name == "validate":
             with _stoppable():
                 return commands.validate(config, arguments.all, arguments.out)
-        if name == "export":
-            wanted = export_options(arguments)
-            with _stoppable():
-                return commands.export(config, wanted)
         command: Callable[[RunConfig, str], int] = getattr(commands, name.replace("-", "_"))
         with _stoppable():
             return command(config, _settings(arguments))
@@ -127,6 +123,7 @@ def _look(arguments: argparse.Namespace) -> int:
     from pipeline.config.file import load_config
     from pipeline.existing import find_by_folder
 
+    wanted = export_options(arguments) if arguments.command == "export" else None
     if arguments.run:
         placeholders = [f"{name}={json.dumps(arguments.run)}" for name in ("manifest", "output")]
         config = load_config(arguments.config, [*arguments.overrides, *placeholders])
@@ -147,6 +144,8 @@ def _look(arguments: argparse.Namespace) -> int:
         return commands.status(run, arguments.json)
     if arguments.command == "verify":
         return commands.verify(run)
+    if wanted is not None:
+        return commands.export(run, config.store, wanted)
     if arguments.out is not None:
         return commands.report_page(run, config, arguments.out, arguments.audio)
     return commands.report(run)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, StoreConfig
 from pipeline.engines.base import describe_engine
 from pipeline.errors import RunError
 from pipeline.existing import ExistingRun, find_by_settings
@@ -266,11 +266,11 @@ def _finished(run: ExistingRun) -> Snapshot:
     return snapshot
 
 
-def export(config: RunConfig, wanted: ExportOptions) -> int:
+def export(run: ExistingRun, store: StoreConfig, wanted: ExportOptions) -> int:
     """Write the transcripts of a finished run as files for other programs. 1: not one recording could be written."""
     from pipeline.export.run import export as write
 
-    done = write(existing(config, "").ledger.store, config.store, wanted)
+    done = write(run.ledger.store, store, wanted)
     new, same = done.outcomes.get("new", 0), done.outcomes.get("same", 0)
     show(
         f"{done.written:,} of {done.recordings:,} recordings of snapshot {done.snapshot} as {wanted.format} in {done.uri}"

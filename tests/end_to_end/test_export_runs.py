@@ -48,6 +48,22 @@ def test_subtitles_of_a_run(settings: list[str]) -> None:
             }
 
 
+def test_a_run_named_by_its_folder_wants_no_settings(settings: list[str], tmp_path: Path) -> None:
+    """Also a run of other days, whose settings nobody can give any more."""
+    run = str(run_folder(output_of(settings)))
+    for name, words in (("by-settings", settings), ("by-folder", [run])):
+        done = quarry("export", *words, "--format", "tsv", "--to", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+    told = [
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.tsv")}
+        for name in ("by-settings", "by-folder")
+    ]
+    assert told[0] == told[1] != {}
+    nowhere = quarry("export", str(tmp_path), "--format", "tsv")
+    assert nowhere.returncode == 2
+    assert "There is no run at" in nowhere.stderr
+
+
 def test_the_nemo_manifest_can_be_transcribed_again(settings: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = quarry("export", *settings, "--format", "nemo", "--to", str(out), "--where", "duration_s<30")
