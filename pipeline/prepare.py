@@ -28,7 +28,7 @@ from pipeline.records import RunIdentity
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.source.manifest import MANIFEST_SCHEMA, manifest_digest, manifest_roots, read_manifest
 from pipeline.source.probing import probe_blocks
-from pipeline.spool import PlanSorter, RowFile, WorkingFolder
+from pipeline.spool import PlanSorter, RowFile, WorkingFiles
 from pipeline.store.ledger import Ledger, PlanPart
 from pipeline.store.objects import ObjectStore
 from pipeline.store.plan_file import PlanFile, write_plan_file
@@ -129,7 +129,7 @@ def write_plan(run: Run) -> Run:
             "config": run.config.text_settings(),
         },
     )
-    run.new_windows.folder.remove()  # now, for it may be large: not at the end of the run
+    run.new_windows.files.remove()  # now, for it may be large: not at the end of the run
     return replace(run, existing=(*run.existing, part), new_windows=None)
 
 
@@ -159,9 +159,9 @@ def _new_part(
     The manifest streams by, once: rows that give their length go to be sorted, the others to be probed when all is read and
     found good. In memory are a block of rows and some bytes of each row (`spool`, `drift`), however many there are.
     """
-    folder = WorkingFolder()
-    sorter = PlanSorter(folder.path / "sorted.arrow")
-    unknown = RowFile(folder.path / "unknown.arrow", MANIFEST_SCHEMA)
+    files = WorkingFiles()
+    sorter = PlanSorter(files.new())
+    unknown = RowFile(files.new(), MANIFEST_SCHEMA)
 
     def sort(rows: pa.Table) -> None:
         sorter.add(plan_rows(rows, config.plan, config.decode.max_audio_s))
@@ -180,7 +180,7 @@ def _new_part(
     if not sorter.rows:
         return None
     first_index = sum(part.totals.shards for part in existing)
-    return write_plan_file(plan_blocks(sorter.ordered(), config.plan, first_index), folder)
+    return write_plan_file(plan_blocks(sorter.ordered(), config.plan, first_index), files)
 
 
 def _only_new(

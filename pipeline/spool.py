@@ -7,13 +7,13 @@ In memory are a run, then about two pieces of each. The order is that of `in_pla
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import weakref
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 
@@ -29,16 +29,26 @@ _CODEC = "lz4"
 _Key = tuple[str, float, str]  # smaller: earlier in the plan
 
 
-class WorkingFolder:
-    """A folder of our own on the local disk (TMPDIR), gone with the last reference to it. Raises RunError.
-
-    Only a process that is killed leaves it behind: `quarry-plan-…`, which may be removed.
+class WorkingFiles:
+    """Files of our own on the local disk (TMPDIR) without names: gone with the last reference to them, and with the process,
+    however it ends.
     """
 
     def __init__(self) -> None:
+        self._files: list[IO[bytes]] = []
+        self.remove = weakref.finalize(self, _close, self._files)
+
+    def new(self) -> Path:
+        """An empty file, by a path that this process alone can open. Raises RunError."""
         with on_local_disk():
-            self.path = Path(tempfile.mkdtemp(prefix="quarry-plan-"))
-        self.remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+            file = tempfile.TemporaryFile()  # noqa: SIM115  open as long as it is wanted
+        self._files.append(file)
+        return Path(f"/proc/self/fd/{file.fileno()}")
+
+
+def _close(files: list[IO[bytes]]) -> None:
+    for file in files:
+        file.close()
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from test_plan import CONFIG, ROWS, row, table
 from pipeline import plan, spool
 from pipeline.errors import RunError
 from pipeline.plan import ROWS_SCHEMA, plan_blocks, plan_rows, plan_table
-from pipeline.spool import PlanSorter, RowFile, WorkingFolder
+from pipeline.spool import PlanSorter, RowFile, WorkingFiles
 from pipeline.store import plan_file
 from pipeline.store.plan_file import PlanFile, write_plan_file
 
@@ -34,12 +36,12 @@ INSIDE = st.lists(st.integers(0, 30), max_size=40, unique=True).map(
 
 
 def spooled(rows: list[dict[str, Any]], pieces: int, first_index: int = 0) -> PlanFile:
-    folder = WorkingFolder()
-    sorter = PlanSorter(folder.path / "sorted.arrow")
+    files = WorkingFiles()
+    sorter = PlanSorter(files.new())
     for start in range(0, len(rows), pieces):
         sorter.add(plan_rows(table(rows[start : start + pieces]), CONFIG))
     assert sorter.rows == len(rows)
-    return write_plan_file(plan_blocks(sorter.ordered(), CONFIG, first_index), folder)
+    return write_plan_file(plan_blocks(sorter.ordered(), CONFIG, first_index), files)
 
 
 @given(ROWS | TIED | INSIDE, st.randoms(use_true_random=False), st.integers(1, 9), st.integers(1, 9))
@@ -71,19 +73,45 @@ def test_rows_come_back_from_disk_as_they_were_put(tmp_path: Path) -> None:
     assert pa.concat_tables(file).equals(rows)
 
 
-def test_the_working_folder_goes_with_the_last_reference() -> None:
+def test_working_files_go_with_the_last_reference() -> None:
     made = spooled([row("r", 10.0)], 1)
     path = made.path
     assert path.is_file()
     del made
-    assert not path.parent.exists()
+    assert not path.exists()
+
+
+def test_a_driver_that_is_killed_leaves_nothing_on_the_local_disk(tmp_path: Path) -> None:
+    """Killed when the plan is put together and not yet in the store: the sorted rows and the plan are on the disk."""
+    (tmp_path / "local").mkdir()
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps({"audio": f"{n}.wav", "duration": 9}) + "\n" for n in range(2_000)))
+    settings = [f"manifest={manifest}", f"output={tmp_path}/out", "engine.name=fake", "engine.model=fake"]
+    command = [sys.executable, "-c", _KILLED, *settings, "engine.language=en"]
+    done = subprocess.run(
+        command, env={**os.environ, "TMPDIR": str(tmp_path / "local")}, capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert int(done.stdout) > 10_000, "it was there"
+    assert list((tmp_path / "local").iterdir()) == []
 
 
 def test_a_local_disk_that_takes_nothing_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
     with pytest.raises(RunError, match=r"put together on the local disk, and .* does not take it .*TMPDIR\.$"):
-        WorkingFolder()
+        WorkingFiles().new()
 
+
+_KILLED = """
+import os, signal, sys
+from pipeline import spool
+from pipeline.config.file import load_config
+from pipeline.prepare import prepare
+spool._RUN_BYTES = 2**16
+run = prepare(load_config(None, sys.argv[1:]))
+print(sum(os.fstat(file.fileno()).st_size for file in run.new_windows.files._files), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 _CHILD = """
 import sys

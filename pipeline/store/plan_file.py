@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.plan import PLAN_SCHEMA, PlanTotals, add_totals, totals
-from pipeline.spool import WorkingFolder, on_local_disk
+from pipeline.spool import WorkingFiles, on_local_disk
 
 # Shards are read back a row group at a time; a footer of 100 000 row groups would cost more than the rows.
 _WINDOWS_PER_ROW_GROUP = 5_000
@@ -35,13 +35,13 @@ ENTRIES = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class PlanFile:
-    """A plan part that nobody has seen yet. The file lies in `folder`, which goes with the last reference to it."""
+    """A plan part that nobody has seen yet. Its file is one of `files`, and goes with the last reference to them."""
 
     path: Path
     sha256: str
     totals: PlanTotals
     entries: pa.Table  # of ENTRIES, without the key that the plan is to have: some 50 bytes per shard
-    folder: WorkingFolder
+    files: WorkingFiles
 
     def entries_at(self, plan_key: str) -> pa.Table:
         """ENTRIES of a plan that is published under a key."""
@@ -50,13 +50,13 @@ class PlanFile:
         return self.entries.append_column("plan_key", keys).select(ENTRIES.names)
 
 
-def write_plan_file(blocks: Iterable[pa.Table], folder: WorkingFolder | None = None) -> PlanFile:
-    """The plan part of blocks of whole shards (`pipeline.plan.plan_blocks`), in a folder of its own unless told otherwise.
+def write_plan_file(blocks: Iterable[pa.Table], files: WorkingFiles | None = None) -> PlanFile:
+    """The plan part of blocks of whole shards (`pipeline.plan.plan_blocks`), whose other working files live as long.
 
     Raises RunError when the local disk does not take it.
     """
-    folder = folder or WorkingFolder()
-    path = folder.path / "plan.parquet"
+    files = files or WorkingFiles()
+    path = files.new()
     entries = [_entries_of(PLAN_SCHEMA.empty_table(), 0)]
     sums = []
     with on_local_disk():
@@ -71,7 +71,7 @@ def write_plan_file(blocks: Iterable[pa.Table], folder: WorkingFolder | None = N
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     whole = reduce(add_totals, sums, PlanTotals(0, 0, 0, 0.0, 0))
-    return PlanFile(path, digest, whole, pa.concat_tables(entries), folder)
+    return PlanFile(path, digest, whole, pa.concat_tables(entries), files)
 
 
 def _row_groups(blocks: Iterable[pa.Table]) -> Iterator[pa.Table]:
