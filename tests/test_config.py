@@ -30,6 +30,14 @@ def test_text_settings_change_the_fingerprint(change: str) -> None:
     assert load_config(None, [*BASE, change]).fingerprint() != load_config(None, BASE).fingerprint()
 
 
+def test_a_text_setting_that_came_later_leaves_older_fingerprints_alone() -> None:
+    """A run of before is found, not silently begun anew: at its default such a setting is not in the fingerprint."""
+    plain = load_config(None, BASE)
+    assert "source" not in plain.text_settings()
+    assert load_config(None, [*BASE, "source.channels=mix"]).fingerprint() == plain.fingerprint()
+    assert load_config(None, [*BASE, "source.channels=split"]).fingerprint() != plain.fingerprint()
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.source.opening import is_local, local_path, reaching
 
 _DATE = re.compile(r"\{date:([^{}]*)\}")
+_NEARLY_A_DATE = re.compile(r"\{(date|[a-z]*:[^{}]*%[^{}]*)\}", re.IGNORECASE)
 _DIRECTIVE = re.compile(r"%(.?)")
 _KEYS = {"H": "%Y-%m-%dT%H", "d": "%Y-%m-%d", "j": "%Y-%m-%d", "m": "%Y-%m", "Y": "%Y"}  # the finest one given
 _MAX_KEY = 40
@@ -76,6 +77,10 @@ def partitions(config: RunConfig, days: Period) -> list[Partition]:
     Dates are counted out, whether there is something or not; names are listed. Raises ConfigError, ManifestError.
     """
     template = config.manifest
+    if wrong := _NEARLY_A_DATE.search(_DATE.sub("", template)):
+        raise ConfigError(
+            f"{wrong[0]} in manifest is no date; write it as {{date:%Y/%m/%d}}, in the way of your folders."
+        )
     if dated := _DATE.findall(template):
         found: Iterable[Partition] = _by_date(template, dated, days)
     elif "*" in template or "?" in template.rpartition("://")[2]:

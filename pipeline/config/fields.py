@@ -9,12 +9,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
-TEXT, ANSWERS = "text", "answers"
+TEXT, ANSWERS, LATER = "text", "answers", "later"
 
 
 def text_field(default: Any, description: str, **limits: Any) -> Any:
     """A field whose value can change a transcript: part of the fingerprint."""
     return _field(default, description, {TEXT: True}, limits)
+
+
+def later_text_field(default: Any, description: str, **limits: Any) -> Any:
+    """A text field that came when there were runs: at its default it changes nothing, and their fingerprint neither."""
+    return _field(default, description, {TEXT: True, LATER: True}, limits)
 
 
 def speed_field(default: Any, description: str, **limits: Any) -> Any:

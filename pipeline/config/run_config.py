@@ -12,7 +12,7 @@ from pydantic import BaseModel, field_validator
 from pipeline.config.afterwards import RetryConfig, SecondPassConfig
 from pipeline.config.backfill import BackfillConfig
 from pipeline.config.evaluate import EvaluateConfig
-from pipeline.config.fields import TEXT, Section, marked, speed_field
+from pipeline.config.fields import LATER, TEXT, Section, marked, speed_field
 from pipeline.config.sections import (
     BatchConfig,
     ChunkConfig,
@@ -106,6 +106,6 @@ def _text_settings(section: BaseModel) -> dict[str, Any]:
             inner = _text_settings(value)
             if inner:
                 found[name] = inner
-        elif marked(info, TEXT):
+        elif marked(info, TEXT) and not (marked(info, LATER) and value == info.get_default(call_default_factory=True)):
             found[name] = value
     return found

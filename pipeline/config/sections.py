@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config.fields import Section, speed_field, text_field
+from pipeline.config.fields import Section, later_text_field, speed_field, text_field
 from pipeline.source.names import ManifestField, ManifestFormat
 
 
@@ -16,7 +16,7 @@ class SourceConfig(Section):
 
     format: ManifestFormat = speed_field("auto", "auto: by the manifest's name, or by what lies in the folder")
     columns: dict[ManifestField, str] = speed_field({}, "which column holds a field: {uri: wav_path, text: sentence}")
-    channels: Literal["mix", "split"] = text_field(
+    channels: Literal["mix", "split"] = later_text_field(
         "mix", "for rows that name no channel; split: each channel by itself, as of calls with a side on each"
     )
     schemes: list[str] = speed_field(["file", "s3"], "uri schemes that rows may use")

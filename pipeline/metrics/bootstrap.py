@@ -50,9 +50,11 @@ class Bootstrap:
     def __init__(self, seed: int = SEED, replicates: int = REPLICATES) -> None:
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._sums = np.zeros((2, replicates))
+        self._scored = 0
 
     def add(self, errors: Counts, lengths: Counts) -> None:
         """Take the errors and reference lengths of some recordings, int [n] each."""
+        self._scored += int(np.count_nonzero(lengths))
         both = np.stack([errors, lengths]).astype(np.float64)
         for start in range(0, both.shape[1], _ROWS_AT_ONCE):
             some = both[:, start : start + _ROWS_AT_ONCE]
@@ -64,8 +66,8 @@ class Bootstrap:
         return np.divide(errors, lengths, out=np.full_like(errors, np.nan), where=lengths > 0)
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Low and high end of the error rate; None where no replicate has a reference."""
-        return interval_of(self._sums, confidence)
+        """Low and high end of the error rate; None of fewer than two recordings with a reference: one shows no spread."""
+        return interval_of(self._sums, confidence) if self._scored > 1 else None
 
 
 def bootstrap_interval(errors: Counts, lengths: Counts) -> tuple[float, float] | None:

@@ -39,6 +39,7 @@ class Tally:
     audio_s: float = 0.0
     decode: StepTime = field(default_factory=StepTime)  # of all its workers together, as the others
     engine: StepTime = field(default_factory=StepTime)
+    queued_s: float = 0.0  # decoded shards waited so long for an engine, all together
     store: StepTime = field(default_factory=StepTime)
     undone: int = 0
 
@@ -54,6 +55,7 @@ class Tally:
             self.audio_s + receipt.audio_s,
             _sum(self.decode, receipt.decoding),
             _sum(self.engine, StepTime(receipt.engine_s, receipt.wait_s)),
+            self.queued_s + receipt.queued_s,
             _sum(self.store, receipt.publishing),
             self.undone,
         )
@@ -68,6 +70,18 @@ class Tally:
             if busy_s + wait_s > 0:
                 found[stage] = busy_s / (busy_s + wait_s)
         return found
+
+    def holds_up(self, since: Tally) -> str | None:
+        """The stage that the others wait for, since an earlier tally; None: each rests more than half of its time.
+
+        A decoding worker that is ahead rests after its last shard, which nobody has measured yet, and looks as busy as the
+        engine. Who waits for whom is seen between the two: decoded shards that queue, or an engine that stands idle.
+        """
+        busy = {stage: share for stage, share in self.busy(since).items() if share >= _HOLDS_UP}
+        slowest = max(busy, key=lambda stage: busy[stage], default=None)
+        if slowest == "decode" and "engine" in busy:
+            return "engine" if self.queued_s - since.queued_s >= self.engine.wait_s - since.engine.wait_s else "decode"
+        return slowest
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +150,6 @@ class Course:
         left_s = goal.audio_s - goal.audio_before_s - tally.audio_s
         shards_done = goal.shards_before + tally.shards
         is_going = left_s > 0 and 0 < shards_done < goal.shards
-        busy = tally.busy(since)
-        slowest = max(busy, key=lambda stage: busy[stage], default=None)
         return Progress(
             shards_done=shards_done,
             shards=goal.shards,
@@ -151,8 +163,8 @@ class Course:
             failed=tally.failed,
             partial=tally.partial,
             undone=tally.undone,
-            busy=busy,
-            waiting_for=slowest if slowest and busy[slowest] >= _HOLDS_UP else None,
+            busy=tally.busy(since),
+            waiting_for=tally.holds_up(since),
         )
 
 

@@ -153,3 +153,12 @@ def test_a_name_that_is_too_long_is_refused() -> None:
 )
 def test_texts_that_are_days(text: str, day: date | None) -> None:
     assert day_of(text) == day
+
+
+@pytest.mark.parametrize("template", ["audio/{date}/", "audio/{x:%Y}/", "audio/{Date:%Y}/{date:%m}/"])
+def test_a_date_that_is_none_is_said(template: str) -> None:
+    wrong = config(template, "backfill.last_days=2")
+    with pytest.raises(ConfigError, match="is no date; write it as"):
+        partitions(wrong, period(wrong.backfill, TODAY))
+    shards = config("lists/m_{00..63}.jsonl", "backfill.last_days=2")
+    assert len(partitions(shards, period(shards.backfill, TODAY))) == 1

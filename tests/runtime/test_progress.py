@@ -112,6 +112,14 @@ def test_the_stage_that_never_rests_is_the_one_the_others_wait_for(
     assert ("waiting for" in progress_text(found.progress())) == (stage is not None)
 
 
+def test_a_decoder_that_is_ahead_is_not_what_the_others_wait_for() -> None:
+    """Its rest comes after its last shard, and is not measured: of the two, the one with the queue before it is the slow one."""
+    ahead = replace(RECEIPT, decoding=StepTime(99, 1), engine_s=90, wait_s=10, queued_s=40)
+    assert course(Goal(4, 7200), 60, [ahead]).progress().waiting_for == "engine"
+    behind = replace(RECEIPT, decoding=StepTime(99, 1), engine_s=90, wait_s=10, queued_s=0)
+    assert course(Goal(4, 7200), 60, [behind]).progress().waiting_for == "decode"
+
+
 def test_what_happened_long_ago_does_not_say_who_waits_now() -> None:
     slow_decoding = replace(RECEIPT, decoding=StepTime(99, 1), engine_s=1, wait_s=99)
     slow_engine = replace(RECEIPT, decoding=StepTime(1, 99), engine_s=99, wait_s=1)
