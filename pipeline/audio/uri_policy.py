@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -34,12 +35,17 @@ class Location:
     member: Member | None = None
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name holds nothing but what is seen; the wide spaces of French and Japanese names are."""
+    return all(letter.isprintable() or unicodedata.category(letter) == "Zs" for letter in name)
+
+
 def resolve(uri: str, roots: Sequence[str], schemes: Sequence[str]) -> Location:
     """Where `uri` leads, if it is allowed; a relative one starts at the first root.
 
     Raises AudioError uri_refused; the message names the config field that would allow it.
     """
-    if not uri or not uri.isprintable() or "::" in uri:
+    if not uri or not is_plain(uri) or "::" in uri:
         raise _refused(uri, "is not a plain path or uri; correct the row")
     if not roots:
         raise _refused(uri, "has no root to lie under; set source.roots")

@@ -16,6 +16,7 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
+from pipeline.audio.uri_policy import is_plain
 from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError
 from pipeline.source.formats import Block, Complain, format_by_name, in_blocks, read_blocks, within
@@ -272,11 +273,19 @@ def _in_split(row: dict[str, Any], key: str, split: str) -> dict[str, Any]:
     return {**row, key: f"{split}/{name}"} if split and isinstance(name, str) and name else row
 
 
+def _spelt_out(name: str) -> str:
+    """A file's name as a row can hold it. One with line breaks or bytes that are no text becomes a row that is not found:
+    it is seen, and stops nobody else's."""
+    if is_plain(name):
+        return name
+    return "".join(letter if is_plain(letter) else ascii(letter)[1:-1] for letter in name)
+
+
 def _listing(uri: str, config: SourceConfig) -> Manifest:
     folder = as_folder(uri)
 
     def read(complain: Complain) -> Iterator[Block]:
-        return in_blocks(enumerate(({"uri": name} for name in list_audio(folder, config)), 1))
+        return in_blocks(enumerate(({"uri": _spelt_out(name)} for name in list_audio(folder, config)), 1))
 
     def digests() -> str:
         state = hashlib.sha256()

@@ -19,6 +19,7 @@ from typing import IO, Any
 import fsspec
 
 from pipeline.audio.reader import AudioReader
+from pipeline.audio.uri_policy import is_plain
 from pipeline.config import RunConfig
 from pipeline.errors import AudioError, ManifestError
 from pipeline.records import Recording
@@ -109,7 +110,7 @@ def _write(config: RunConfig, folder: str, base: str, out: IO[str], progress: Ca
         nonlocal unnameable
         names = list_audio(folder, config.source)
         while batch := list(islice(names, _BATCH)):
-            good = [name for name in batch if name.isprintable()]
+            good = [name for name in batch if is_plain(name)]
             unnameable += len(batch) - len(good)
             named.append(good)
             yield [Recording(id=name, uri=f"{folder.rstrip('/')}/{name}") for name in good]
