@@ -187,6 +187,10 @@ class ProgressLine:
         if since_s >= (_PAINT_EVERY_S if self._painting else in_log_s):
             self._print()
 
+    def note(self, sentence: str) -> None:
+        """A line of its own, that stays where the other is rewritten."""
+        self._put(f"\r\x1b[2K{sentence}\n" if self._painting else f"{sentence}\n")
+
     def close(self) -> None:
         """Print the last state."""
         if self._course.tally.shards or self._course.tally.undone:

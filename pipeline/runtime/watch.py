@@ -40,6 +40,9 @@ class Watch:
     def add(self, receipt: Receipt | Undone) -> None:
         """Count a shard and tell of it."""
         with self._lock:
+            if isinstance(receipt, Undone) and not self._course.tally.undone:
+                # The first says what is wrong while it is; the others come when the pass is over.
+                self._line.note(f"shard {receipt.shard_id} could not be finished ({receipt.stage}): {receipt.message}")
             self._course.add(receipt)
             self._events.tell_of(receipt)
             self._show()

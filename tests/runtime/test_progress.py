@@ -185,6 +185,15 @@ def test_a_terminal_that_is_gone_ends_nothing() -> None:
     assert watch.tally.shards == 2
 
 
+def test_why_the_first_shard_was_left_is_said_at_once_and_once() -> None:
+    stream = StringIO()
+    with Watch(Goal(3, 3600), NO_EVENTS, stream) as watch:
+        watch.add(Undone("00000-aa", "fetch", "The store did not answer."))
+        assert "shard 00000-aa could not be finished (fetch): The store did not answer.\n" in stream.getvalue()
+        watch.add(Undone("00001-bb", "fetch", "The store did not answer."))
+    assert stream.getvalue().count("could not be finished") == 1
+
+
 def test_the_stream_is_the_one_of_the_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = StringIO()
     monkeypatch.setattr("sys.stderr", stream)
