@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,12 +22,8 @@ import pyarrow.dataset as ds
 from pipeline.backfill.book import MANIFEST, Book, run_id_of
 from pipeline.config import StoreConfig
 from pipeline.errors import ConfigError, RunError
-from pipeline.reading import RunTable, Where, connected, relation_of, scanned, snapshot_of, table_of
+from pipeline.reading import Readable, RunTable, Where, scanned, snapshot_of, table_of
 from pipeline.store.objects import ObjectStore
-
-if TYPE_CHECKING:
-    import duckdb
-    import pandas
 
 PARTITION = "partition"
 _AT_ONCE = 16
@@ -75,7 +71,7 @@ def _only_one(output: ObjectStore) -> str:
 
 
 @dataclass(frozen=True)
-class RunsTable:
+class RunsTable(Readable):
     """Rows of one table over the partitions of a backfill. `runs`: each partition's own, by its name.
 
     `columns` and `where` as in RunTable; a condition on `partition` opens no other partition's files.
@@ -118,15 +114,6 @@ class RunsTable:
                 f"There is no column {unknown[0]!r} in these runs; they have {', '.join(self.schema.names)}."
             )
         return scanned(self.dataset(), self.schema, None if columns is None else list(columns), where)
-
-    def pandas(self, columns: Sequence[str] | None = None, where: Where = None) -> pandas.DataFrame:
-        """All rows, in memory. Lists become arrays, structs and `extra` dictionaries."""
-        found: pandas.DataFrame = self.arrow(columns, where).to_pandas(maps_as_pydicts="lossy")
-        return found
-
-    def duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
-        """A relation that reads what a query needs. Raises RunError where DuckDB is not installed."""
-        return relation_of(connected(connection), self.dataset())
 
     def batches(
         self, columns: Sequence[str] | None = None, where: Where = None, rows: int = 1_000

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -128,8 +129,29 @@ def relation_of(connection: duckdb.DuckDBPyConnection, dataset: ds.Dataset) -> d
     return found.project("* REPLACE (map_from_entries(extra) AS extra)")
 
 
+class Readable(ABC):
+    """Rows that lie in Parquet files, for who reads them with pandas or DuckDB."""
+
+    @abstractmethod
+    def dataset(self) -> ds.Dataset:
+        """The files as an Arrow dataset, for engines that scan one."""
+
+    @abstractmethod
+    def arrow(self, columns: Sequence[str] | None = None, where: Where = None) -> pa.Table:
+        """All rows, in memory."""
+
+    def pandas(self, columns: Sequence[str] | None = None, where: Where = None) -> pandas.DataFrame:
+        """All rows, in memory. Lists become arrays, structs and `extra` dictionaries."""
+        found: pandas.DataFrame = self.arrow(columns, where).to_pandas(maps_as_pydicts="lossy")
+        return found
+
+    def duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
+        """A relation that reads what a query needs. Raises RunError where DuckDB is not installed."""
+        return relation_of(connected(connection), self.dataset())
+
+
 @dataclass(frozen=True)
-class RunTable:
+class RunTable(Readable):
     """Rows of one table in one snapshot. Everything is read anew at every call.
 
     `columns`: names, None for all. `where`: a condition such as "duration_s<30" or several (docs/export.md), or an Arrow
@@ -168,15 +190,6 @@ class RunTable:
         """All rows, in memory."""
         with self._said():
             return scanned(self.dataset(), self.schema, self._columns(columns), where)
-
-    def pandas(self, columns: Sequence[str] | None = None, where: Where = None) -> pandas.DataFrame:
-        """All rows, in memory. Lists become arrays, structs and `extra` dictionaries."""
-        found: pandas.DataFrame = self.arrow(columns, where).to_pandas(maps_as_pydicts="lossy")
-        return found
-
-    def duckdb(self, connection: duckdb.DuckDBPyConnection | None = None) -> duckdb.DuckDBPyRelation:
-        """A relation that reads what a query needs. Raises RunError where DuckDB is not installed."""
-        return relation_of(connected(connection), self.dataset())
 
     def batches(
         self, columns: Sequence[str] | None = None, where: Where = None, rows: int = 1_000
