@@ -101,13 +101,15 @@ class AudioReader:
         """
         stretch = Stretch(recording, start_s, end_s, expect)
         job = self._ahead.claim(stretch) or self._prepare(stretch)
+        fetched_before = self._fetcher.fetched_bytes
         with job:
             samples, found = job.answer() or self._decode(job.request, job.blob, job.planned, job.deadline_s)
+        fetched_bytes = job.fetched_bytes + self._fetcher.fetched_bytes - fetched_before
         header_s = found.pop("header_s", None)
         if not samples.size and header_s and recording.offset_s > header_s:
             raise _past_end(recording, header_s)
         found["expected_s"] = _expected_s(job.planned, header_s, job.request.start, samples)
-        return DecodedAudio(samples, start_s, _report(found, samples, job.fetched_bytes))
+        return DecodedAudio(samples, start_s, _report(found, samples, fetched_bytes))
 
     def announce(self, stretches: Iterable[Stretch]) -> None:
         """Say which clips will be read next, in this order: they are fetched and decoded in groups while others are worked on.

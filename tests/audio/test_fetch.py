@@ -23,6 +23,7 @@ from pipeline.records import Recording
 from pipeline.store import patience
 
 MINUTES, WINDOW_S, SEAM_S = 32, 600.0, 8.0
+FEW_MINUTES = 12  # two windows; the whole length only where there is time
 BUDGET = 1.5  # bytes fetched over the object's size, all windows and seams together
 
 # name -> (rate, container, codec, options, container options)
@@ -55,15 +56,16 @@ def source(endpoint: S3Endpoint) -> SourceConfig:
 
 
 @pytest.mark.parametrize(
-    "name", ["opus", *(pytest.param(name, marks=pytest.mark.slow) for name in INDEXED if name != "opus")]
+    ("name", "minutes"),
+    [("opus", FEW_MINUTES), *(pytest.param(name, MINUTES, marks=pytest.mark.slow) for name in INDEXED)],
 )
 def test_all_windows_together_stay_within_the_budget(
-    s3_endpoint: S3Endpoint, bucket: str, name: str, tmp_path: Path
+    s3_endpoint: S3Endpoint, bucket: str, name: str, minutes: int, tmp_path: Path
 ) -> None:
     rate, container, codec, options, container_options = INDEXED[name]
     minute = signal(60, rate)
     data = encode(
-        np.tile(minute, MINUTES), rate, container, codec, options=options, container_options=container_options
+        np.tile(minute, minutes), rate, container, codec, options=options, container_options=container_options
     )
     connect(s3_endpoint).pipe_file(f"{bucket}/{name}", data)
     (tmp_path / name).write_bytes(data)
@@ -81,7 +83,7 @@ def test_all_windows_together_stay_within_the_budget(
                 came += window.report.fetched_bytes
             expected = beside.read(local, start_s, min(start_s + WINDOW_S, duration_s))
             np.testing.assert_array_equal(window.samples, expected.samples)
-    assert came <= BUDGET * len(data), f"{came / len(data):.2f} times the object"
+    assert 1 <= came / len(data) <= BUDGET
 
 
 def test_a_small_object_comes_once_for_all_its_windows(s3_endpoint: S3Endpoint, bucket: str) -> None:
