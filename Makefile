@@ -25,7 +25,7 @@ archive: $(VENV)/.demo  ## make the demo archive (demo/archive) from the speech 
 
 # Two at a time on any machine: tests that start Ray, servers and models want memory, and much of the time is waiting.
 test: $(VENV)/.dev  ## run the tests, without the long ones
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test-slow: $(VENV)/.dev  ## run the long tests: crashes, fuzzing, long recordings
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,40 @@ settings.register_profile("quarry", deadline=None, derandomize=True)
 settings.load_profile("quarry")
 
 REPO = Path(__file__).resolve().parent.parent
+
+# Files that take longest, longest first, the ones on Ray as one: what starts last decides when two workers are done.
+LONGEST = (
+    "ray",
+    "test_bad_weather",
+    "test_trouble_laws",
+    "test_crash_points",
+    "test_whisper",
+    "test_shared_archives",
+    "test_retry",
+    "test_second_pass",
+    "test_trouble",
+    "test_fetch",
+    "test_backfill",
+    "test_plus_engine",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give `--dist loadgroup` a group for every file, one for all files that need a running Ray, and the longest first.
+
+    A Ray takes ten seconds to start, and is one for all tests of a worker.
+    """
+    on_ray = {
+        item.path
+        for item in items
+        if "ray_cluster" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")
+    }
+    groups = {path: "ray" if path in on_ray else path.stem for path in {item.path for item in items}}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(groups[item.path], len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +70,14 @@ def shared_data(shared: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("no recorded speech in the shared material")
     return folder
+
+
+@pytest.fixture
+def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers that are killed leave what they had spooled among the test's files, not in the system's folder."""
+    here = tempfile.gettempdir()  # this process has it from now on, as before
+    monkeypatch.setenv("RAY_TMPDIR", os.environ.get("RAY_TMPDIR", here))  # a short path: Ray keeps sockets in it
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
 
 
 @pytest.fixture(scope="session")

@@ -5,4 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.append(str(Path(__file__).resolve().parents[1] / "end_to_end"))
+
+
+@pytest.fixture(autouse=True)
+def _own_temporary_folder(own_temporary_folder: None) -> None:
+    """These tests kill drivers."""

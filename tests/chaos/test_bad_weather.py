@@ -166,7 +166,7 @@ def stopped(done: Done, reason: str) -> None:
     ("what", "where"),
     [
         ("ExpiredToken", "everything"),
-        ("AccessDenied", "archive"),
+        pytest.param("AccessDenied", "archive", marks=pytest.mark.slow),
         pytest.param("ExpiredToken", "archive", marks=pytest.mark.slow),
         pytest.param("InvalidAccessKeyId", "archive", marks=pytest.mark.slow),
         pytest.param("InvalidAccessKeyId", "everything", marks=pytest.mark.slow),
@@ -194,7 +194,7 @@ def test_a_worker_that_starts_without_rights_fails_no_recording(command: list[st
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("refused", ["00000.wav", "00009.wav"])
+@pytest.mark.parametrize("refused", [pytest.param("00000.wav", marks=pytest.mark.slow), "00009.wav"])
 def test_one_object_that_is_refused_is_a_row(
     refused: str, command: list[str], proxy: FlakyProxy, s3_endpoint: S3Endpoint, texts: dict[str, str]
 ) -> None:

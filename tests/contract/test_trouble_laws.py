@@ -26,6 +26,9 @@ HEADROOM_BYTES = {
     "granite-plus": 40 * 2**20,
     "whisper-transformers": 60 * 2**20,
 }
+# On PyTorch it is one function that tells a lack of memory from other trouble (granite_nar/device.py), whoever asks it:
+# for these it is shown only where there is time.
+AT_LENGTH = {"granite", "granite-plus", "whisper-transformers"}
 MEMORY_RUNS_OUT = """
 import resource, sys
 import numpy as np, psutil
@@ -102,6 +105,11 @@ def config(request: pytest.FixtureRequest, tmp_path: Path) -> EngineConfig:
     return found
 
 
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in AT_LENGTH else []) for name in sorted(CONFIGS)],
+    indirect=True,
+)
 def test_a_batch_that_does_not_fit_is_halved_and_nothing_is_lost(config: EngineConfig) -> None:
     """For real: the process may take some more memory, and a batch of all chunks wants several times as much."""
     if config.name == "whisper":

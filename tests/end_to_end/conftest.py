@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,11 +15,23 @@ import pytest
 from running import REPO
 
 
+@pytest.fixture(autouse=True)
+def _own_temporary_folder(own_temporary_folder: None) -> None:
+    """Some of these tests kill drivers."""
+
+
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo archive: 14 files in many formats, one of eleven minutes, one broken, one silent."""
+    made = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        made = made.parent  # made by the worker that comes first, and found by the others
+    command = [sys.executable, REPO / "demos" / "make_archive.py", made / "demo-archive"]
+    with (made / "demo-archive.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run(command, check=True, capture_output=True)
     folder = tmp_path_factory.mktemp("demo") / "archive"
-    subprocess.run([sys.executable, REPO / "demos" / "make_archive.py", folder], check=True, capture_output=True)
+    shutil.copytree(made / "demo-archive", folder)
     return folder
 
 

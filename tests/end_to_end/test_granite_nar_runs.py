@@ -38,7 +38,7 @@ def transcribe(manifest: Path, output: Path, model: Path, *settings: str) -> Pat
 
 @pytest.fixture(scope="module")
 def on_ray(ray_cluster: None, short_manifest: Path, tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
-    return transcribe(short_manifest, tmp_path_factory.mktemp("ray"), model)
+    return transcribe(short_manifest, tmp_path_factory.mktemp("ray"), model, "runtime.decode_workers=1")
 
 
 def test_rows_times_and_confidences_hold_together(on_ray: Path) -> None:

@@ -1,4 +1,4 @@
-"""The same transcripts from one process, from Ray with one and with three workers, and after a kill."""
+"""The same transcripts from one process, from Ray with one, two and three workers, and after a kill."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_windows_of_a_long_recording_are_joined_without_a_gap(local_output: Path
     assert row["duration_s"] > 600
 
 
-@pytest.mark.parametrize("engine_workers", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("engine_workers", [2, *(pytest.param(count, marks=pytest.mark.slow) for count in (1, 3))])
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_same(local_output: Path, archive: Path, tmp_path: Path, engine_workers: int) -> None:
     extra = {

@@ -164,7 +164,7 @@ def _publish_state(store: Any, snapshot: Snapshot, texts: dict[str, str], folder
 
 
 def test_a_killed_pass_is_resumed_by_the_same_command(settings: list[str], tmp_path: Path) -> None:
-    slow = [*settings, "second_pass.max_answer_tokens=400"]
+    slow = [*settings, "second_pass.max_answer_tokens=200"]
     command = [sys.executable, "-m", "pipeline.cli", "second-pass", *slow]
     driver = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120

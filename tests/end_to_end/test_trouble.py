@@ -42,7 +42,7 @@ def test_two_drivers_that_planned_at_once_make_one_run(
 def test_a_ray_driver_that_is_killed_is_resumed(
     archive: Path, tmp_path: Path, wanted: dict[str, tuple[str, str, str]]
 ) -> None:
-    slow = {"engine.options": "{seconds_per_audio_s: 0.02}", "runtime.kind": "ray"}
+    slow = {"engine.options": "{seconds_per_audio_s: 0.02}", "runtime.kind": "ray", "runtime.decode_workers": 1}
     settings = fake_settings(archive / "manifest.jsonl", tmp_path, **slow)
     command = [sys.executable, "-m", "pipeline.cli", "run", *settings]
     driver = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -82,7 +82,7 @@ def test_an_engine_that_does_not_load_in_its_worker_is_one_sentence(short_manife
         f"engine.model={broken}",
         "engine.language=en",
     ]
-    done = quarry("run", *settings, "runtime.engine_cpus=0.2")
+    done = quarry("run", *settings, "runtime.engine_cpus=0.2", "runtime.decode_workers=1")
     assert done.returncode in (2, 3)
     said = done.stderr.strip().splitlines()[-1]
     assert "does not load" in said, done.stderr
@@ -125,7 +125,7 @@ def test_a_source_that_is_away_leaves_shards_undone_not_rows_failed(
 
 
 def test_one_recording_that_breaks_a_step_is_a_row(
-    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline.audio import window
 
@@ -135,15 +135,15 @@ def test_one_recording_that_breaks_a_step_is_a_row(
         return real(samples, *rest)  # type: ignore[operator]
 
     monkeypatch.setattr(window, "speech_spans", breaks_on_silence)
-    assert quarry("run", *fake_settings(archive / "manifest.jsonl", tmp_path)).returncode == 1
+    assert quarry("run", *fake_settings(short_manifest, tmp_path)).returncode == 1
     rows = {row["id"]: row for row in table(tmp_path).to_pylist()}
     assert rows["silence"]["failure"]["code"] == "internal_error"
-    assert rows["tour"]["status"] == "ok"
+    assert rows["agent"]["status"] == "ok"
 
 
-def test_secrets_are_neither_stored_nor_printed(archive: Path, tmp_path: Path) -> None:
+def test_secrets_are_neither_stored_nor_printed(short_manifest: Path, tmp_path: Path) -> None:
     options = {"store.storage_options": '{"secret": "CANARY-1"}', "source.storage_options": '{"key": "CANARY-2"}'}
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **options)
+    settings = fake_settings(short_manifest, tmp_path, **options)
     said = [quarry(*command, *settings) for command in (["run"], ["report"], ["run", "--explain"], ["verify"])]
     assert said[0].returncode == 1, said[0].stderr
     assert not any("CANARY" in one.stdout + one.stderr for one in said)
@@ -151,8 +151,8 @@ def test_secrets_are_neither_stored_nor_printed(archive: Path, tmp_path: Path) -
         assert not path.is_file() or b"CANARY" not in path.read_bytes(), path
 
 
-def test_a_damaged_part_is_found_and_said(archive: Path, tmp_path: Path) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path)
+def test_a_damaged_part_is_found_and_said(short_manifest: Path, tmp_path: Path) -> None:
+    settings = fake_settings(short_manifest, tmp_path)
     assert quarry("run", *settings).returncode == 1
     part = sorted(run_folder(tmp_path).rglob("parts/*/*.parquet"))[0]
     data = bytearray(part.read_bytes())
@@ -179,10 +179,10 @@ def test_a_terminated_run_ends_as_an_interrupted_one(archive: Path, tmp_path: Pa
     assert "the same command resumes" in said
 
 
-def test_a_folder_that_vanishes_is_no_finished_run(archive: Path, tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_is_no_finished_run(short_manifest: Path, tmp_path: Path) -> None:
     """The rest was published into a new folder without a plan, and an empty snapshot said that all was well."""
-    slow = {"engine.options": "{host_s: 0.4}", "plan.shard_s": 30}
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path / "out", **slow)
+    slow = {"engine.options": "{host_s: 0.4}", "plan.shard_s": 20}
+    settings = fake_settings(short_manifest, tmp_path / "out", **slow)
     command = [sys.executable, "-m", "pipeline.cli", "run", *settings]
     driver = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120

@@ -111,16 +111,19 @@ def test_one_culprit_costs_itself_and_a_few_calls() -> None:
 
 
 class Slow(Fake):
-    """Needs half a second for a batch, and does one at a time."""
+    """Needs a while for a batch, and does one at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, takes_s: float) -> None:
         super().__init__(EngineConfig(name="fake"))
+        self.takes_s = takes_s
+        self.begun = threading.Event()
         self.turn = threading.Lock()
 
     def transcribe(self, chunks: Sequence[ChunkAudio]) -> list[Hypothesis]:
         """As the fake engine, later."""
         with self.turn:
-            time.sleep(1.0)
+            self.begun.set()
+            time.sleep(self.takes_s)
             return super().transcribe(chunks)
 
 
@@ -128,11 +131,14 @@ def test_a_call_is_not_ended_for_waiting_for_another(monkeypatch: pytest.MonkeyP
     """The engine comes back from every batch in time; the second call waits for the first one's batch as well."""
     ended: list[float] = []
     monkeypatch.setattr("pipeline.engines.watchdog._end_process", ended.append)
-    engine, memory, batch = Slow(), MemoryBudget(), BatchConfig(timeout_s=1.8, timeout_per_audio_s=0)
+    engine, memory, batch = Slow(1.6), MemoryBudget(), BatchConfig(timeout_s=3.1, timeout_per_audio_s=0)
     with ThreadPoolExecutor(2) as threads:
-        found = list(threads.map(lambda seed: run_batches(engine, [clip(1, seed)], batch, memory)[0], range(2)))
-    assert not any(map(failures, found))
+        first = threads.submit(run_batches, engine, [clip(1, 0)], batch, memory)
+        assert engine.begun.wait(60), "who joins first is served first"
+        second = threads.submit(run_batches, engine, [clip(1, 1)], batch, memory)
+    assert not any(failures(call.result()[0]) for call in (first, second))
     assert ended == []
+    engine.takes_s = 0.5
     with ThreadPoolExecutor(2) as threads:
         list(
             threads.map(
