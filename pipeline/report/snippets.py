@@ -23,7 +23,6 @@ from pipeline.records import SAMPLE_RATE_HZ, Recording, Samples
 from pipeline.report.doubts import Doubt
 from pipeline.source.manifest import manifest_roots
 
-HIDDEN = "…"  # what run.json has for an option that may be secret (`RunConfig.public`)
 LONGEST_S = 12.0
 MOST_BYTES = 6 * 2**20  # of all snippets of a page, as they stand in it
 _BIT_RATE = 32_000
@@ -68,13 +67,12 @@ def listening(made_with: Mapping[str, Any], config: RunConfig) -> Iterator[Liste
 def reader_of(made_with: Mapping[str, Any], decode: DecodeConfig, source: SourceConfig) -> AudioReader:
     """A reader of a finished run's recordings; to be closed.
 
-    `made_with`: the settings in the run's run.json, which say where its recordings lie; `source` has what is secret of them, and
-    may name other roots, for an archive that has moved.
+    `made_with`: the settings in the run's run.json, which say where its recordings lie. How a store is reached says `source`
+    alone: the folder may be a stranger's, and our credentials go to no address that it names. `source` may also name other
+    roots, for an archive that has moved.
     """
     with suppress(ValidationError):  # written by another version
-        options = {key: value for key, value in made_with["source"]["storage_options"].items() if value != HIDDEN}
-        options |= source.storage_options
-        kept = SourceConfig.model_validate({**made_with["source"], "storage_options": options})
+        kept = SourceConfig.model_validate({**made_with["source"], "storage_options": source.storage_options})
         source = kept.model_copy(update={"roots": source.roots or kept.roots})
     return AudioReader(decode, source, manifest_roots(str(made_with["manifest"]), source))
 

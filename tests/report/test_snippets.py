@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+import socket
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from servers import S3Endpoint
 
 from pipeline.config import RunConfig
-from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.errors import ItemError
+from pipeline.records import SAMPLE_RATE_HZ, Recording
 from pipeline.report import snippets
 from pipeline.report.doubts import Doubt
-from pipeline.report.snippets import LONGEST_S, listening, mp3_address
+from pipeline.report.snippets import LONGEST_S, listening, mp3_address, reader_of
 
 
 def tone(seconds: float, hz: float, rate_hz: int = 48_000) -> np.ndarray:
@@ -85,6 +88,27 @@ def test_other_roots_may_be_named_for_an_archive_that_has_moved(config: RunConfi
     moved = config.model_copy(update={"source": config.source.model_copy(update={"roots": [str(tmp_path)]})})
     with listening(elsewhere, moved) as listen:
         assert listen(stretch).address
+
+
+def test_an_address_in_a_strangers_run_is_not_followed(
+    config: RunConfig, moto_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's run.json names a store of the stranger's; our credentials must not go there."""
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        stranger.settimeout(0.0)
+        options = {"endpoint_url": f"http://127.0.0.1:{stranger.getsockname()[1]}", "key": "ours", "secret": "too"}
+        theirs = config.public()
+        theirs["source"] |= {"roots": ["s3://bucket"], "storage_options": options}
+        monkeypatch.setenv("AWS_ENDPOINT_URL", moto_endpoint.endpoint_url)
+        ours = {"key": moto_endpoint.key, "secret": moto_endpoint.secret}
+        mine = config.model_copy(update={"source": config.source.model_copy(update={"storage_options": ours})})
+        with (
+            reader_of(theirs, mine.decode, mine.source) as reader,
+            pytest.raises(ItemError, match="There is no"),
+        ):
+            reader.read(Recording("x", "s3://bucket/a.wav"), 0.0, 1.0)
+        with pytest.raises(BlockingIOError):
+            stranger.accept()
 
 
 def test_a_page_holds_only_so_much(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
