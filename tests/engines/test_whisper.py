@@ -61,7 +61,7 @@ def word_error_rate(references: list[str], heard: list[str]) -> float:
     return jiwer.wer([plain(text) for text in references], [plain(text) for text in heard])
 
 
-@pytest.mark.parametrize("every", [10, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_as_accurate_as_faster_whisper_called_plainly(
     engine: Whisper, utterances: list[tuple[ChunkAudio, str]], every: int
 ) -> None:
