@@ -125,7 +125,16 @@ def test_everything_else_is_refused(root: Path, uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["~/a.wav", "$HOME/a.wav", "`id`.wav", "\\\\host\\a.wav", "subfile,,start,0,end,9,,:a.wav", "-i", "wide\u3000a.wav"]
+    "name",
+    [
+        "~/a.wav",
+        "$HOME/a.wav",
+        "`id`.wav",
+        "\\\\host\\a.wav",
+        "subfile,,start,0,end,9,,:a.wav",
+        "-i",
+        "wide\u3000a.wav",
+    ],
 )
 def test_odd_names_are_names_of_files_under_the_root(root: Path, name: str) -> None:
     assert resolve(name, [str(root)], SCHEMES).path == f"{root}/{name}"

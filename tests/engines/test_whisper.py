@@ -81,7 +81,7 @@ def test_as_accurate_as_faster_whisper_called_plainly(
 def test_a_whole_batch_at_once_as_on_an_accelerator_gives_the_same(shared_data: Path) -> None:
     folder = "a/pocketsphinx-librivox/sense_and_sensibility_01_austen_64kb"
     engine = loaded(options={"word_times": True})
-    chunks = [speech(shared_data, f"{folder}-{number}.wav") for number in ("0880", "0930")]
+    chunks = [speech(shared_data, f"{folder}-{number}.wav") for number in ("0880", "0890", "0930")]
     chunks[1:2] = [ChunkAudio(chunks[1].samples, keywords=("selfish",)), chunks[1]]
     one_by_one = engine.transcribe(chunks)
     engine._rows_at_once = None
