@@ -82,14 +82,14 @@ def test_validate_names_rows_in_other_languages(tmp_path: Path, capsys: pytest.C
     ]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"id": "x", "uri": "x.wav"}]))
     given_ = ["engine.name=fake", f"manifest={tmp_path / 'm.jsonl'}", f"output={tmp_path}", "engine.language=fr"]
-    assert validate(load_config(None, [*given_, "engine.allowed_languages=[en, fr]"]), "") == 2
+    assert validate(load_config(None, [*given_, "engine.allowed_languages=[en, fr]"]), False, None) == 2
     assert (
         "2 rows, the first in line 2: 'de' is not in engine.allowed_languages (such rows would be flagged "
         "language_not_allowed)." in capsys.readouterr().out
     )
-    assert validate(load_config(None, [*given_, "engine.allowed_languages=[en, de]"]), "") == 2
+    assert validate(load_config(None, [*given_, "engine.allowed_languages=[en, de]"]), False, None) == 2
     assert "1 row, the first in line 4: 'fr' is not in engine.allowed_languages" in capsys.readouterr().out
-    assert validate(load_config(None, [*given_, "engine.allowed_languages=[en, de, fr]"]), "") == 0
+    assert validate(load_config(None, [*given_, "engine.allowed_languages=[en, de, fr]"]), False, None) == 0
 
 
 def murmur(seed: int) -> Samples:
