@@ -298,6 +298,10 @@ def _clean_environment() -> dict[str, str]:
         # One thread: decoders are processes, and each idle thread's stack counts against the memory limit.
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        # glibc gives a clip's buffers back to the kernel and takes them anew for the next: 1,700 page faults, a quarter of the
+        # time that an MP3 of 10 s takes. What it keeps instead is less than a clip's own need.
+        "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
+        "MALLOC_TRIM_THRESHOLD_": str(64 * 2**20),
     }
 
 
