@@ -107,7 +107,7 @@ class Failure:
 class DecodeReport:
     """How one window was decoded."""
 
-    decoder: str = ""  # libsndfile | pyav
+    decoder: str = ""  # libsndfile | pyav | none: plain samples
     container: str = ""
     codec: str = ""
     source_rate_hz: int = 0

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from pipeline.audio import wire
+from pipeline.audio import wav, wire
 from pipeline.audio.fetch import Blob
 from pipeline.audio.sandbox import Decoder, LostError
 from pipeline.errors import AudioError
@@ -47,6 +47,7 @@ class Job:
     planned: int | None  # samples
     deadline_s: float
     fetched_bytes: int
+    layout: wav.Layout | None = None  # plain samples, which no decoder is needed for
     half: int | None = None  # of the area, where its samples are to come; None: the decoder does not have it
     found: tuple[Samples, dict[str, Any]] | AudioError | None = None
     is_owner: bool = False  # of the blob
@@ -108,8 +109,8 @@ class ReadAhead:
         self._feed()
         if isinstance(job, Exception):
             raise job
-        if job.found is None:
-            self._settle()
+        if job.found is None and job.layout is None:
+            self._settle()  # the decoder is wanted for this one alone
         return job
 
     def _in_order(self) -> Iterator[Stretch]:
@@ -118,7 +119,7 @@ class ReadAhead:
 
     def _feed(self) -> None:
         """Open what comes next, and keep the decoder busy."""
-        while self._waiting and 0 in self._with_decoder:
+        while self._waiting and 0 in self._with_decoder and len(self._opened) <= wire.MOST_IN_GROUP:
             if self._decoder.has_served_enough:
                 self._settle()
                 self._decoder.close()
@@ -127,10 +128,11 @@ class ReadAhead:
     def _next_group(self) -> list[Job]:
         """Open as many as fit; those that cannot be opened, or not be handed over, stay out."""
         group: list[Job] = []
+        most = len(self._opened) + wire.MOST_IN_GROUP
         samples = size = 0
-        while self._waiting and len(group) < wire.MOST_IN_GROUP and size < _GROUP_BYTES:
-            samples += round(self._waiting[0].likely_s * SAMPLE_RATE_HZ)
-            if group and samples > _GROUP_SAMPLES:
+        while self._waiting and len(self._opened) < most and size < _GROUP_BYTES:
+            likely = round(self._waiting[0].likely_s * SAMPLE_RATE_HZ)
+            if group and samples + likely > _GROUP_SAMPLES:
                 break
             stretch = self._waiting.popleft()
             try:
@@ -140,9 +142,9 @@ class ReadAhead:
                 self._opened.append((stretch, error))
                 continue
             self._opened.append((stretch, job))
-            if job.blob.fd is not None and job.request.channel != SPLIT:
+            if job.layout is None and job.blob.fd is not None and job.request.channel != SPLIT:
                 group.append(job)
-                size += job.blob.size
+                samples, size = samples + likely, size + job.blob.size
         return group
 
     def _submit(self, group: list[Job], half: int) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import av
 from av.stream import Discard
 
+from pipeline.audio.stretch import Source
 from pipeline.errors import AudioError
 
 # Containers of one recording. Not here, on purpose: playlists (hls, concat, dash), network descriptions (sdp, rtsp), images,
@@ -45,17 +46,6 @@ _MAGIC = (
     b"FLV",
     b"#!AMR",
 )
-
-
-class Source(Protocol):
-    """Bytes by position."""
-
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-
-    def pread(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; empty at the end."""
 
 
 class View(io.RawIOBase):

@@ -6,52 +6,26 @@ of the file agrees with libavformat's; libavcodec reads everything else, and wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
+from collections.abc import Iterator
+from typing import Any
 
 from pipeline.audio import length, mp3, pcm, promise
-from pipeline.audio.container import Media, Source, open_media
-from pipeline.audio.resample import Mixer, Resampler, Splitter
-from pipeline.audio.timeline import Block, Timeline
+from pipeline.audio.container import Media, open_media
+from pipeline.audio.stretch import Block, Output, Source, Stretch, decode_audibly, too_long
+from pipeline.audio.timeline import Timeline
 from pipeline.audio.wire import Request
 from pipeline.errors import AudioError
-from pipeline.records import SAMPLE_RATE_HZ, SPLIT, Samples
+from pipeline.records import SAMPLE_RATE_HZ
 
-_LEAD_SAMPLES = SAMPLE_RATE_HZ // 10  # the resampler's filter reaches less far
 _MP3_ENTRY_S = 5  # nearer to the start, decoding from there is simpler
 _MP3_LEAD_S = 1.0  # frames that fill the bit reservoir
-
-Blocks = Callable[[int], Iterator[Block]]  # from a whole second on
-
-
-class Output(Protocol):
-    """Where samples go."""
-
-    def write(self, pcm: memoryview) -> None:
-        """Take int16 samples, as bytes."""
-
-    def restart(self) -> None:
-        """Forget the samples taken so far."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stretch:
-    """The samples that were asked for, of each channel. `limit`: the most the reader takes; more is an endless recording."""
-
-    start: int
-    end: int | None
-    limit: int
-    channel: int | None
 
 
 def answer(request: Request, source: Source, output: Output) -> dict[str, Any]:
     """Do what is asked and return the report. Raises AudioError."""
     if request.probe:
         return length.measure(source)
-    stretch = Stretch(request.start, request.end, request.limit, request.channel)
+    stretch = Stretch.of(request)
     try:
         media = open_media(source)
     except AudioError as error:
@@ -72,7 +46,7 @@ def answer(request: Request, source: Source, output: Output) -> dict[str, Any]:
 def _read(source: Source, media: Media, stretch: Stretch, output: Output) -> dict[str, Any]:
     known_s = length.header_s(media)
     if stretch.end is None and known_s and known_s * SAMPLE_RATE_HZ - stretch.start > stretch.limit:
-        raise _too_long()
+        raise too_long()
     report: dict[str, Any] = {
         "container": media.format,
         "codec": media.codec,
@@ -84,7 +58,7 @@ def _read(source: Source, media: Media, stretch: Stretch, output: Output) -> dic
     if plain is not None:
         with plain:
             try:
-                found = _decode_audibly(lambda second: pcm.blocks(plain, second * media.rate_hz), stretch, output)
+                found = decode_audibly(lambda second: pcm.blocks(plain, second * media.rate_hz), stretch, output)
                 return {**report, "decoder": "libsndfile", **found}
             except pcm.Stumbled:
                 output.restart()
@@ -95,7 +69,7 @@ def _read(source: Source, media: Media, stretch: Stretch, output: Output) -> dic
         return timelines[-1].blocks()
 
     try:
-        found = _decode_audibly(blocks, stretch, output)
+        found = decode_audibly(blocks, stretch, output)
     finally:
         for timeline in timelines:
             timeline.close()
@@ -105,51 +79,6 @@ def _read(source: Source, media: Media, stretch: Stretch, output: Output) -> dic
             "decode_error", f"Not one of {notes.decode_errors} packets could be decoded; upload the object again."
         )
     return {**report, "decoder": "pyav", **found, "warnings": found["warnings"] + notes.warnings()}
-
-
-def _decode_audibly(blocks: Blocks, stretch: Stretch, output: Output) -> dict[str, Any]:
-    """Decode the mix, or the loudest channel where the channels cancel each other, or all; the warnings, the count of all."""
-    if stretch.channel == SPLIT:
-        sent, n_channels = _decode_apart(blocks, stretch, output)
-        return {"warnings": [] if sent else ["no_samples"], "split_channels": n_channels}
-    sent, loudest = _decode(blocks, stretch, output)
-    if loudest is None:
-        return {"warnings": [] if sent else ["no_samples"]}
-    output.restart()
-    _decode(blocks, Stretch(stretch.start, stretch.end, stretch.limit, loudest), output)
-    return {"warnings": ["antiphase"]}
-
-
-def _decode_apart(blocks: Blocks, stretch: Stretch, output: Output) -> tuple[int, int]:
-    """Samples of each channel sent, one of each in turn, and how many channels there are."""
-    second = max(0, stretch.start - _LEAD_SAMPLES) // SAMPLE_RATE_HZ
-    splitter, sink = Splitter(), _Sink(stretch, second * SAMPLE_RATE_HZ, output)
-    for rate_hz, planes in blocks(second):
-        sink.write(splitter.feed(planes, rate_hz))
-        if sink.full:
-            break
-    else:
-        sink.write(splitter.finish())
-    return sink.sent, splitter.n_channels
-
-
-def _decode(blocks: Blocks, stretch: Stretch, output: Output) -> tuple[int, int | None]:
-    """Samples sent, and the channel to take instead if the mix cancels."""
-    second = max(0, stretch.start - _LEAD_SAMPLES) // SAMPLE_RATE_HZ
-    mixer, sink = Mixer(stretch.channel), _Sink(stretch, second * SAMPLE_RATE_HZ, output)
-    resampler, rate = None, 0
-    for block_rate, planes in blocks(second):
-        if resampler is None or block_rate != rate:
-            if resampler is not None:
-                sink.write(resampler.finish())
-            resampler, rate = Resampler(block_rate), block_rate
-        sink.write(resampler.feed(mixer.mix(planes)))
-        if sink.full:
-            break
-    else:
-        if resampler is not None:
-            sink.write(resampler.finish())
-    return sink.sent, mixer.cancelled()
 
 
 class _Counted:
@@ -166,30 +95,6 @@ class _Counted:
     def restart(self) -> None:
         self._output.restart()
         self.samples = 0
-
-
-class _Sink:
-    """Lets through the samples of the stretch."""
-
-    def __init__(self, stretch: Stretch, position: int, output: Output) -> None:
-        self._stretch, self._position, self._output = stretch, position, output
-        self.sent = 0
-
-    @property
-    def full(self) -> bool:
-        return self._stretch.end is not None and self._position >= self._stretch.end
-
-    def write(self, samples: Samples) -> None:
-        """Samples [n], or [n, channels]."""
-        start = max(0, self._stretch.start - self._position)
-        end = len(samples) if self._stretch.end is None else max(0, self._stretch.end - self._position)
-        self._position += len(samples)
-        wanted = samples[start:end]
-        if self.sent + len(wanted) > self._stretch.limit:
-            raise _too_long()
-        if len(wanted):
-            self._output.write(wanted.reshape(-1).view(np.uint8).data)
-            self.sent += len(wanted)
 
 
 def _timeline(source: Source, media: Media, second: int, fresh: bool) -> Timeline:
@@ -210,10 +115,4 @@ def _mp3_timeline(source: Source, layout: mp3.Layout, want: int) -> Timeline:
         offset, stop = layout.first, 0
     return Timeline(
         lambda: open_media(source, offset, "mp3"), want, entry=frame * frame_samples - layout.skip, stop=stop
-    )
-
-
-def _too_long() -> AudioError:
-    return AudioError(
-        "audio_too_long", "The object holds more audio than decode.max_audio_s allows; raise it or cut the object."
     )

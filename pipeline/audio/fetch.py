@@ -92,6 +92,17 @@ class Blob:
             file.write(data)
         return cls(len(data), etag, fd=fd)
 
+    def pread(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`, fewer only at the end. Raises AudioError fetch_failed."""
+        if self.fd is None:
+            return self.ranges.read(offset, length) if self.ranges else b""
+        try:
+            return os.pread(self.fd, length, offset)
+        except OSError as error:
+            raise TransientError(
+                "fetch_failed", f"The file cannot be read ({error.strerror}); check the disk."
+            ) from None
+
     def shared(self) -> Blob:
         """The same object once more, to be closed by itself."""
         return Blob(self.size, self.etag, None if self.fd is None else os.dup(self.fd), self.ranges)

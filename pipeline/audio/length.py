@@ -12,7 +12,8 @@ from typing import Any
 import av
 
 from pipeline.audio import mp3, pcm
-from pipeline.audio.container import Media, Source, open_media
+from pipeline.audio.container import Media, open_media
+from pipeline.audio.stretch import Source
 from pipeline.errors import AudioError
 
 _GUESSED = {

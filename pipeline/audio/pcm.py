@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import soundfile
 
-from pipeline.audio.container import Media, Source, View
-from pipeline.audio.resample import Planes
+from pipeline.audio import wav
+from pipeline.audio.container import Media, View
+from pipeline.audio.stretch import Block, Source
 
 _CODECS = {"flac", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8", "pcm_alaw", "pcm_mulaw"}
 _WIDE = {"PCM_24", "PCM_32", "FLOAT", "DOUBLE"}  # more than int16 holds
@@ -38,19 +39,19 @@ def open_agreed(source: Source, media: Media) -> soundfile.SoundFile | None:
 
 def is_empty(source: Source) -> bool:
     """Whether this is a WAV header with nothing behind it: a legal recording of no length, which libavformat takes for broken."""
-    at, described = 12, False
-    head = source.pread(0, at)
+    head = source.pread(0, 12)
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return False
-    while len(chunk := source.pread(at, 8)) == 8:
-        described = described or chunk[:4] == b"fmt "
-        if chunk[:4] == b"data":
-            return described and at + 8 >= source.size
-        at += 8 + int.from_bytes(chunk[4:], "little")
-    return described and at == source.size
+    end, described = 12, False
+    for name, start, length in wav.chunks(source):
+        described = described or name == b"fmt "
+        if name == b"data":
+            return described and start >= source.size
+        end = start + length
+    return described and end == source.size
 
 
-def blocks(file: soundfile.SoundFile, want: int) -> Iterator[tuple[int, Planes]]:
+def blocks(file: soundfile.SoundFile, want: int) -> Iterator[Block]:
     """(rate, planes [channels, n]) from sample `want` on. Raises Stumbled."""
     at, total, rate = want, file.frames, file.samplerate
     dtype = "float32" if file.subtype in _WIDE else "int16"

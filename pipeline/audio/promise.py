@@ -1,13 +1,14 @@
 """What a header promises and the object does not hold: how an upload that broke off is told from a short recording.
 
 Containers whose length libavformat takes from their end, or from what is there, say nothing of it themselves: WAV, MP3.
-Runs in the decoder process alone. Source: RIFF/WAVE as in pcm.py; the tag's byte count as in mp3.py.
+Runs in the decoder process alone. Source: RIFF/WAVE as in wav.py; the tag's byte count as in mp3.py.
 """
 
 from __future__ import annotations
 
-from pipeline.audio import mp3
-from pipeline.audio.container import Media, Source
+from pipeline.audio import mp3, wav
+from pipeline.audio.container import Media
+from pipeline.audio.stretch import Source
 
 # Writers that cannot go back (a pipe) put the largest number they know, or a little less, where the length belongs.
 _NO_PROMISE_BYTES = 2**31 - 2**16
@@ -23,14 +24,12 @@ def missing_s(source: Source, media: Media) -> float:
 
 
 def _missing_of_wav_s(source: Source) -> float:
-    at, bytes_per_s = 12, 0
-    while len(chunk := source.pread(at, 8)) == 8:
-        length = int.from_bytes(chunk[4:], "little")
-        if chunk[:4] == b"fmt ":
-            bytes_per_s = int.from_bytes(source.pread(at + 16, 4), "little")
-        if chunk[:4] == b"data":
-            there = source.size - (at + 8)
+    bytes_per_s = 0
+    for name, start, length in wav.chunks(source):
+        if name == b"fmt ":
+            bytes_per_s = int.from_bytes(source.pread(start + 8, 4), "little")
+        if name == b"data":
+            there = source.size - start
             promised = length if length < _NO_PROMISE_BYTES else there
             return max(0, promised - there) / bytes_per_s if bytes_per_s else 0.0
-        at += 8 + length + length % 2
     return 0.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio import wav
 from pipeline.audio.ahead import Job, ReadAhead, Stretch
 from pipeline.audio.fetch import Blob, Fetcher
 from pipeline.audio.sandbox import Decoder, SampleBuffer
@@ -66,7 +67,8 @@ class AudioReader:
     def probe(self, recording: Recording) -> Probe:
         """How long the recording is (from its offset on) and what it is made of. Raises AudioError."""
         blob = self._open(recording, (None, None))
-        _, found = self._decode(Request(probe=True), blob, 0, self._deadline_s(_most_s(blob)))
+        job = Job(Request(probe=True), blob, 0, self._deadline_s(_most_s(blob)), 0, wav.read_layout(blob))
+        _, found = self._samples(job)
         duration_s = found["duration_s"]
         if duration_s > self._config.max_audio_s:
             raise AudioError(
@@ -103,7 +105,7 @@ class AudioReader:
         job = self._ahead.claim(stretch) or self._prepare(stretch)
         fetched_before = self._fetcher.fetched_bytes
         with job:
-            samples, found = job.answer() or self._decode(job.request, job.blob, job.planned, job.deadline_s)
+            samples, found = job.answer() or self._samples(job)
         fetched_bytes = job.fetched_bytes + self._fetcher.fetched_bytes - fetched_before
         header_s = found.pop("header_s", None)
         if not samples.size and header_s and recording.offset_s > header_s:
@@ -135,23 +137,27 @@ class AudioReader:
         request = Request(start=start, end=end, limit=limit, channel=recording.channel)
         # Up to the end, not just the stretch: some containers can only be read from their start.
         audio_s = _most_s(blob) if end is None else end / SAMPLE_RATE_HZ
+        layout = wav.read_layout(blob)
         fetched_bytes = self._fetcher.fetched_bytes - fetched_before
-        return Job(request, blob, planned, self._deadline_s(audio_s), fetched_bytes)
+        return Job(request, blob, planned, self._deadline_s(audio_s), fetched_bytes, layout)
 
-    def _decode(
-        self, request: Request, blob: Blob, planned: int | None, deadline_s: float
-    ) -> tuple[Samples, dict[str, Any]]:
+    def _samples(self, job: Job) -> tuple[Samples, dict[str, Any]]:
+        """Plain samples are taken as they lie, all else is decoded."""
+        if job.layout is not None:
+            buffer = _buffer(job)
+            return _laid_out(job, buffer, wav.answer(job.request, job.blob, job.layout, buffer))
+        return self._decode(job)
+
+    def _decode(self, job: Job) -> tuple[Samples, dict[str, Any]]:
         """Decode, and once more where the process died: the machine may have killed it, or it was worn out.
 
         The new one tells whose doing it was.
         """
         for last in (False, True):
-            most = request.limit if planned is None else planned
-            is_split = request.channel == SPLIT
-            buffer = SampleBuffer(most * MAX_SPLIT_CHANNELS if is_split else most, planned)
+            buffer = _buffer(job)
             try:
-                report = self._decoder.call(request, blob, buffer, deadline_s)
-                return _apart(buffer.samples(), report) if is_split else buffer.samples(), report
+                report = self._decoder.call(job.request, job.blob, buffer, job.deadline_s)
+                return _laid_out(job, buffer, report)
             except AudioError as error:
                 if last or error.code != "decoder_crashed":
                     raise
@@ -172,6 +178,17 @@ class AudioReader:
 
 def _most_s(blob: Blob) -> float:
     return blob.size / _BYTES_PER_S_AT_LEAST
+
+
+def _buffer(job: Job) -> SampleBuffer:
+    """Room for what may come of it."""
+    most = job.request.limit if job.planned is None else job.planned
+    return SampleBuffer(most * MAX_SPLIT_CHANNELS if job.request.channel == SPLIT else most, job.planned)
+
+
+def _laid_out(job: Job, buffer: SampleBuffer, report: dict[str, Any]) -> tuple[Samples, dict[str, Any]]:
+    samples = buffer.samples()
+    return _apart(samples, report) if job.request.channel == SPLIT else samples, report
 
 
 def _apart(samples: Samples, report: dict[str, Any]) -> Samples:

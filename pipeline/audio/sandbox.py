@@ -60,7 +60,11 @@ class SampleBuffer:
         self._data[self._filled : end] = samples
         self._filled = end
 
-    def clear(self) -> None:
+    def write(self, pcm: memoryview) -> None:
+        """The same for int16 samples as bytes."""
+        self.take(np.frombuffer(pcm, np.int16))
+
+    def restart(self) -> None:
         """Forget everything."""
         self._filled = 0
 
@@ -218,7 +222,7 @@ class Decoder:
             elif kind == wire.RANGE:
                 deadline += self._answer(sock, blob, payload)
             elif kind == wire.RESTART:
-                buffer.clear()
+                buffer.restart()
             elif kind == wire.FAILED:
                 return _reported(_told(payload))
             else:

@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.audio.container import Media
 from pipeline.audio.resample import Planes
+from pipeline.audio.stretch import Block
 
 _GAP_S = 0.1
 _LONGEST_UNBOUNDED_GAP_S = 600.0  # where the header gives no length to hold a time stamp against
@@ -29,7 +30,6 @@ _MAX_UNDATED_FRAMES = 500
 _TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 
 Frames = Iterator[Any]
-Block = tuple[int, Planes]  # rate_hz, [channels, samples]
 
 
 @dataclass(slots=True)

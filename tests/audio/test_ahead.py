@@ -25,11 +25,11 @@ CULPRIT = 9
 
 
 def clips(folder: Path, count: int, length_s: float = 2.0) -> list[Recording]:
-    """Short recordings, each its own noise, in three codecs."""
-    kinds = [("wav", "pcm_s16le"), ("flac", "flac"), ("mp3", "libmp3lame")]
+    """Short recordings, each its own noise, in three codecs and as plain samples, which need no decoder."""
+    kinds = [("flac", "flac"), ("mp3", "libmp3lame"), ("wav", "pcm_s24le"), ("wav", "pcm_s16le")]
     made = []
     for number in range(count):
-        container, codec = kinds[number % 3]
+        container, codec = kinds[number % 4]
         path = folder / f"{number:03d}.{container}"
         path.write_bytes(encode(signal(length_s, 16_000, seed=number), 16_000, container, codec))
         made.append(Recording(f"{number:03d}", str(path)))

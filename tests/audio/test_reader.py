@@ -76,7 +76,7 @@ def test_formats_are_what_ffmpeg_hears(reader: AudioReader, shared_data: Path, n
     probe = reader.probe(Recording("x", str(path)))
     assert audio.samples.dtype == np.int16
     assert audio.report.decoded_s == len(audio.samples) / 16_000
-    assert audio.report.decoder in ("pyav", "libsndfile")
+    assert audio.report.decoder in ("pyav", "libsndfile", "none")
     assert probe.duration_s == pytest.approx(audio.report.decoded_s, abs=0.13)  # a frame or two of padding
     assert probe.size_bytes == path.stat().st_size
     assert (probe.rate_hz > 0, probe.channels > 0, probe.codec != "") == (True, True, True)

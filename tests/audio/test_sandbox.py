@@ -185,6 +185,16 @@ def test_it_starts_fast_and_imports_little(recording: Recording, tmp_path: Path)
     assert time.process_time() - begun < 1.0
 
 
+def test_it_tells_what_decoding_took(recording: Recording, tmp_path: Path) -> None:
+    """With a limit on its processor time a process's own clock stands still between ticks: it would report half."""
+    with AudioReader(DecodeConfig(), SourceConfig(), [str(tmp_path)]) as reader:
+        reader.read(recording, 0, None)
+        spent = sum(psutil.Process(reader.decoder_pid).cpu_times()[:2])
+        told = sum(reader.read(recording, 0, None).report.decode_s for _ in range(200))
+        spent = sum(psutil.Process(reader.decoder_pid).cpu_times()[:2]) - spent
+    assert 0.75 * spent < told < 1.1 * spent
+
+
 def test_media_that_name_others_reach_nobody(tmp_path: Path) -> None:
     """Playlists, descriptions and containers with outside references: the victim hears nothing, the secret stays (F27)."""
     secret = tmp_path / "secret.wav"

@@ -41,11 +41,11 @@ thread.join()
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="no filter is written for this machine")
 def test_the_kernel_refuses_what_a_decoder_never_needs(tmp_path: Path) -> None:
     """No process, no program, no network, no signal to others; the decoder is under that filter when its first file comes."""
-    (tmp_path / "a.wav").write_bytes(encode(signal(1, 16_000), 16_000, "wav", "pcm_s16le"))
+    (tmp_path / "a.flac").write_bytes(encode(signal(1, 16_000), 16_000, "flac", "flac"))
     done = subprocess.run([sys.executable, "-c", ATTEMPTS], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "threads work\n"), done.stderr
     with AudioReader(DecodeConfig(), SourceConfig(), [str(tmp_path)]) as reader:
-        reader.read(Recording("x", str(tmp_path / "a.wav")), 0, 0.1)
+        reader.read(Recording("x", str(tmp_path / "a.flac")), 0, 0.1)
         status = Path(f"/proc/{reader.decoder_pid}/status").read_text()
         assert "\nSeccomp:\t2\n" in status
         assert "\nNoNewPrivs:\t1\n" in status

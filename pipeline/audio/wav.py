@@ -1,0 +1,122 @@
+"""WAV files that need no decoder: mono PCM behind a header without surprises, read as it lies.
+
+There is nothing in such a file that a codec could trip over, so the reader takes the samples itself and saves the way through the
+decoder process, which costs as much as decoding them. Everything else that calls itself WAV goes to the decoder: other
+codecs, several channels (S/PDIF hides in stereo), extended headers, lengths that do not add up.
+Source: RIFF, Multimedia Programming Interface and Data Specifications 1.0, 1991.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.audio.stretch import Block, Output, Source, Stretch, decode_audibly, too_long
+from pipeline.audio.wire import Request
+from pipeline.errors import AudioError
+from pipeline.records import SAMPLE_RATE_HZ
+
+_HEAD_BYTES = 4096  # what lies before the samples has to fit
+_FORMAT = struct.Struct("<HHIIHH")  # tag, channels, rate, bytes per second, bytes per sample, bits
+# (tag, bits) -> the name libavformat gives it, and the samples' type
+_CODECS = {(1, 16): ("pcm_s16le", "<i2"), (1, 32): ("pcm_s32le", "<i4"), (3, 32): ("pcm_f32le", "<f4")}
+_NOTES = {b"fact", b"PEAK", b"bext", b"JUNK"}  # and LIST, of the kind INFO: they say nothing about where samples lie
+_RATES_HZ = range(8_000, 192_001)
+_BLOCK_S = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the samples lie: their first byte, how many there are, and of what kind."""
+
+    start: int
+    n_samples: int
+    dtype: str
+    codec: str
+    rate_hz: int
+
+    @property
+    def duration_s(self) -> float:
+        """How long they sound."""
+        return self.n_samples / self.rate_hz
+
+
+def chunks(source: Source) -> Iterator[tuple[bytes, int, int]]:
+    """(name, first byte, length as it is written) of each chunk of a RIFF file. The file may end anywhere in the last."""
+    at = 12
+    while len(head := source.pread(at, 8)) == 8:
+        length = int.from_bytes(head[4:], "little")
+        yield head[:4], at + 8, length
+        at += 8 + length + length % 2
+
+
+def read_layout(source: Source) -> Layout | None:
+    """Where the samples of a plain mono WAV lie; None for every other object."""
+    head = source.pread(0, _HEAD_BYTES)
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE" or int.from_bytes(head[4:8], "little") != source.size - 8:
+        return None
+    described: bytes | None = None
+    for name, start, length in chunks(_Head(head)):
+        if name == b"data":
+            return None if described is None else _plain(described, start, length, source.size)
+        if name == b"fmt " and described is None and _is_short(head[start : start + length]):
+            described = head[start : start + _FORMAT.size]
+        elif name not in _NOTES and not (name == b"LIST" and head[start : start + 4] == b"INFO"):
+            return None
+    return None
+
+
+def answer(request: Request, source: Source, layout: Layout, output: Output) -> dict[str, Any]:
+    """What the decoder would report of it (`pipeline.audio.decode.answer`). Raises AudioError."""
+    kind = {"container": "wav", "codec": layout.codec}
+    if request.probe:
+        return {**kind, "duration_s": layout.duration_s, "rate_hz": layout.rate_hz, "channels": 1}
+    begun_s = time.thread_time()
+    stretch = Stretch.of(request)
+    if stretch.end is None and layout.duration_s * SAMPLE_RATE_HZ - stretch.start > stretch.limit:
+        raise too_long()
+    found = decode_audibly(lambda second: _blocks(source, layout, second), stretch, output)
+    spent_s = time.thread_time() - begun_s
+    known = {"source_rate_hz": layout.rate_hz, "source_channels": 1, "header_s": layout.duration_s}
+    return {**kind, **known, "decoder": "none", "decode_s": spent_s, **found}
+
+
+def _blocks(source: Source, layout: Layout, second: int) -> Iterator[Block]:
+    """(rate, planes [1, n]) from a whole second on. Raises AudioError input_changed."""
+    dtype = np.dtype(layout.dtype)
+    for at in range(second * layout.rate_hz, layout.n_samples, _BLOCK_S * layout.rate_hz):
+        wanted = min(_BLOCK_S * layout.rate_hz, layout.n_samples - at) * dtype.itemsize
+        data = source.pread(layout.start + at * dtype.itemsize, wanted)
+        if len(data) != wanted:
+            raise AudioError("input_changed", "The file has become shorter while it was read; plan a new run.")
+        yield layout.rate_hz, np.frombuffer(data, dtype)[np.newaxis]
+
+
+def _is_short(described: bytes) -> bool:
+    """Whether a format chunk says what every one says, and at most that it says no more."""
+    return len(described) == _FORMAT.size or (len(described) == _FORMAT.size + 2 and described[-2:] == b"\0\0")
+
+
+def _plain(described: bytes, start: int, length: int, size: int) -> Layout | None:
+    tag, n_channels, rate_hz, bytes_per_s, width, bits = _FORMAT.unpack(described)
+    codec, dtype = _CODECS.get((tag, bits), ("", ""))
+    adds_up = n_channels == 1 and width * 8 == bits and bytes_per_s == rate_hz * width and rate_hz in _RATES_HZ
+    if not codec or not adds_up or not length or length % width or start + length > size:
+        return None
+    return Layout(start, length // width, dtype, codec, rate_hz)
+
+
+class _Head:
+    """The first bytes of an object as a source: chunks are looked for nowhere else."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self.size = data, len(data)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`."""
+        return self._data[offset : offset + length]
