@@ -183,7 +183,10 @@ def _most_s(blob: Blob) -> float:
 def _buffer(job: Job) -> SampleBuffer:
     """Room for what may come of it."""
     most = job.request.limit if job.planned is None else job.planned
-    return SampleBuffer(most * MAX_SPLIT_CHANNELS if job.request.channel == SPLIT else most, job.planned)
+    likely = job.planned
+    if likely is None and job.layout is not None:
+        likely = max(0, round(job.layout.duration_s * SAMPLE_RATE_HZ) - job.request.start)
+    return SampleBuffer(most * MAX_SPLIT_CHANNELS if job.request.channel == SPLIT else most, likely)
 
 
 def _laid_out(job: Job, buffer: SampleBuffer, report: dict[str, Any]) -> tuple[Samples, dict[str, Any]]:

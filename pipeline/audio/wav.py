@@ -1,9 +1,9 @@
-"""WAV files that need no decoder: mono PCM behind a header without surprises, read as it lies.
+"""WAV files that need no decoder: mono PCM or G.711 behind a header without surprises, read as it lies.
 
 There is nothing in such a file that a codec could trip over, so the reader takes the samples itself and saves the way through the
 decoder process, which costs as much as decoding them. Everything else that calls itself WAV goes to the decoder: other
 codecs, several channels (S/PDIF hides in stereo), extended headers, lengths that do not add up.
-Source: RIFF, Multimedia Programming Interface and Data Specifications 1.0, 1991.
+Sources: RIFF, Multimedia Programming Interface and Data Specifications 1.0, 1991; ITU-T G.711, tables 1 and 2.
 """
 
 from __future__ import annotations
@@ -19,12 +19,18 @@ import numpy as np
 from pipeline.audio.stretch import Block, Output, Source, Stretch, decode_audibly, too_long
 from pipeline.audio.wire import Request
 from pipeline.errors import AudioError
-from pipeline.records import SAMPLE_RATE_HZ
+from pipeline.records import SAMPLE_RATE_HZ, Samples
 
 _HEAD_BYTES = 4096  # what lies before the samples has to fit
 _FORMAT = struct.Struct("<HHIIHH")  # tag, channels, rate, bytes per second, bytes per sample, bits
 # (tag, bits) -> the name libavformat gives it, and the samples' type
-_CODECS = {(1, 16): ("pcm_s16le", "<i2"), (1, 32): ("pcm_s32le", "<i4"), (3, 32): ("pcm_f32le", "<f4")}
+_CODECS = {
+    (1, 16): ("pcm_s16le", "<i2"),
+    (1, 32): ("pcm_s32le", "<i4"),
+    (3, 32): ("pcm_f32le", "<f4"),
+    (6, 8): ("pcm_alaw", "u1"),
+    (7, 8): ("pcm_mulaw", "u1"),
+}
 _NOTES = {b"fact", b"PEAK", b"bext", b"JUNK"}  # and LIST, of the kind INFO: they say nothing about where samples lie
 _RATES_HZ = range(8_000, 192_001)
 _BLOCK_S = 4
@@ -94,7 +100,10 @@ def _blocks(source: Source, layout: Layout, second: int) -> Iterator[Block]:
         data = source.pread(layout.start + at * dtype.itemsize, wanted)
         if len(data) != wanted:
             raise AudioError("input_changed", "The file has become shorter while it was read; plan a new run.")
-        yield layout.rate_hz, np.frombuffer(data, dtype)[np.newaxis]
+        samples = np.frombuffer(data, dtype)
+        if layout.codec in _LAWS:
+            samples = _LAWS[layout.codec][samples]
+        yield layout.rate_hz, samples[np.newaxis]
 
 
 def _is_short(described: bytes) -> bool:
@@ -109,6 +118,24 @@ def _plain(described: bytes, start: int, length: int, size: int) -> Layout | Non
     if not codec or not adds_up or not length or length % width or start + length > size:
         return None
     return Layout(start, length // width, dtype, codec, rate_hz)
+
+
+def _mu_law() -> Samples:
+    """What each byte means."""
+    code = ~np.arange(256, dtype=np.uint8)
+    magnitude = ((((code & 15).astype(np.int32) << 3) + 132) << (code >> 4 & 7)) - 132
+    return np.where(code & 128, -magnitude, magnitude).astype(np.int16)
+
+
+def _a_law() -> Samples:
+    """What each byte means."""
+    code = np.arange(256, dtype=np.uint8) ^ 0x55
+    mantissa, segment = (code & 15).astype(np.int32) << 4, code >> 4 & 7
+    magnitude = np.where(segment == 0, mantissa + 8, (mantissa + 0x108) << np.maximum(segment.astype(np.int32) - 1, 0))
+    return np.where(code & 128, magnitude, -magnitude).astype(np.int16)
+
+
+_LAWS = {"pcm_mulaw": _mu_law(), "pcm_alaw": _a_law()}
 
 
 class _Head:

@@ -25,7 +25,13 @@ from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.errors import AudioError
 from pipeline.records import SPLIT, Recording
 
-KINDS = {"pcm_s16le": (1, 16, "PCM_16"), "pcm_s32le": (1, 32, "PCM_32"), "pcm_f32le": (3, 32, "FLOAT")}
+KINDS = {
+    "pcm_s16le": (1, 16, "PCM_16"),
+    "pcm_s32le": (1, 32, "PCM_32"),
+    "pcm_f32le": (3, 32, "FLOAT"),
+    "pcm_alaw": (6, 8, "ALAW"),
+    "pcm_mulaw": (7, 8, "ULAW"),
+}
 PLAIN = encode(signal(2.0, 16_000), 16_000, "wav", "pcm_s16le")
 
 
@@ -104,6 +110,16 @@ def test_samples_and_reports_are_those_of_the_decoder(
     assert decoding.read(Recording("x", str(path)), 0.0, 1.0).report.decoder == "libsndfile"
 
 
+@pytest.mark.parametrize("codec", ["pcm_alaw", "pcm_mulaw"])
+def test_every_byte_of_g711_means_what_it_does_to_the_decoder(
+    readers: tuple[AudioReader, AudioReader], tmp_path: Path, codec: str
+) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(bytes(range(256)) * 100, described(codec, 16_000)))
+    assert outcome(readers[0], Recording("x", str(path))) == outcome(readers[1], Recording("x", str(path)))
+    assert readers[0].decoder_pid is None
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 1e-42, 2.5])
 def test_numbers_that_are_none_are_those_of_the_decoder(
     readers: tuple[AudioReader, AudioReader], tmp_path: Path, value: float
@@ -148,7 +164,7 @@ def test_mutants_that_pass_for_plain_are_what_the_decoder_makes_of_them(
 ODD = {
     "stereo": riff(bytes(64_000), described("pcm_s16le", 16_000, channels=2)),
     "24 bits": encode(signal(1.0, 16_000), 16_000, "wav", "pcm_s24le"),
-    "mu-law": encode(signal(1.0, 16_000), 16_000, "wav", "pcm_mulaw"),
+    "8 bits": encode(signal(1.0, 16_000), 16_000, "wav", "pcm_u8"),
     "another codec": encode(signal(1.0, 16_000), 16_000, "wav", "adpcm_ima_wav"),
     "an extended header": riff(bytes(64_000), described("pcm_s16le", 16_000) + b"\x16\x00" + bytes(22)),
     "two headers": riff(bytes(64_000), described("pcm_s16le", 16_000), b"fmt \x10\x00\x00\x00" + described("pcm_f32le", 16_000)),
@@ -180,7 +196,7 @@ def test_what_is_not_plain_goes_to_the_decoder(
 
 def test_writers_of_all_kinds_are_understood(tmp_path: Path) -> None:
     """libavformat describes floats in 18 bytes, and puts its name in front of the samples."""
-    for codec in ("pcm_s16le", "pcm_f32le"):
+    for codec in ("pcm_s16le", "pcm_f32le", "pcm_alaw", "pcm_mulaw"):
         layout = wav.read_layout(source(encode(signal(2.0, 16_000), 16_000, "wav", codec)))
         assert layout is not None
         assert (layout.codec, layout.n_samples) == (codec, 32_000)
