@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -19,7 +20,9 @@ settings.load_profile("quarry")
 
 REPO = Path(__file__).resolve().parent.parent
 
-# Files that take longest, longest first, the ones on Ray as one: what starts last decides when two workers are done.
+# Files whose default tests need a running Ray: they go to one worker, for a Ray takes ten seconds to start.
+ON_RAY = ("test_trouble", "test_granite_nar_runs", "test_same_everywhere", "test_poison")
+# Groups that take longest, longest first: what starts last decides when two workers are done.
 LONGEST = (
     "ray",
     "test_bad_weather",
@@ -29,29 +32,41 @@ LONGEST = (
     "test_shared_archives",
     "test_retry",
     "test_second_pass",
-    "test_trouble",
     "test_fetch",
     "test_backfill",
     "test_plus_engine",
 )
 
 
+def group_of(path: str) -> str:
+    """What goes to one worker: a file, so that it makes its fixtures once, or all files on Ray."""
+    stem = Path(path).stem
+    return "ray" if stem in ON_RAY else stem
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give `--dist loadgroup` a group for every file, one for all files that need a running Ray, and the longest first.
-
-    A Ray takes ten seconds to start, and is one for all tests of a worker.
-    """
-    on_ray = {
-        item.path
-        for item in items
-        if "ray_cluster" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")
-    }
-    groups = {path: "ray" if path in on_ray else path.stem for path in {item.path for item in items}}
+    """Begin with the groups that take longest, and keep the list of the files on Ray true."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(groups[item.path]))
+        on_ray = "ray_cluster" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("slow")
+        if on_ray and item.path.stem not in ON_RAY:
+            raise pytest.UsageError(f"{item.nodeid} needs a Ray: add its file to ON_RAY in tests/conftest.py")
     order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(groups[item.path], len(order)))
+    items.sort(key=lambda item: order.get(group_of(item.path.name), len(order)))
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadgroup` gives a worker a whole group; xdist's own loses the groups since pytest 9.2 (pytest-xdist#1386)."""
+    if config.getoption("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid.partition("::")[0])
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")
