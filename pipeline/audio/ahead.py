@@ -1,8 +1,8 @@
 """Clips read ahead of their turn, several to a message: while one is worked on, the next are fetched and decoded.
 
-A message to the decoder and a change of process cost half of what decoding a short WAV costs; a group of clips shares them.
-What a clip gets does not depend on its group: if the process ends over one of them, those that were answered are kept, and
-the rest are read alone, each with its own deadline, which tells whose doing it was.
+A message to the decoder, its answer and the changes of process cost half of what decoding a short FLAC costs; a group of clips
+shares them. What a clip gets does not depend on its group: if the process ends over one of them, those of its group and behind
+it are read alone, each with its own deadline, which tells whose doing it was.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pipeline.records import SAMPLE_RATE_HZ, SPLIT, Recording, Samples
 
 _GROUP_SAMPLES = wire.HALF_BYTES // 2
 _GROUP_BYTES = 16 * 2**20  # of objects held open for a group: remote ones lie in memory
-_PATIENCE_S = 10.0  # clips take milliseconds; one that stands still is soon read alone, with all the time it is allowed
+_PATIENCE_S = (
+    10.0  # a group takes less than a second; where one stands still, each is soon read alone, with all its time
+)
 
 
 class Stretch(NamedTuple):

@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> None:
     fresh = True
 
     while True:
+        answers = b""  # of a group: one message, one change of process
         try:
             for request, source in _next_requests(sock, output):
                 until_s = time.process_time() + request.cpu_s
@@ -53,8 +54,17 @@ def main(arguments: list[str]) -> None:
                     kind, payload = _outcome(decode, request, source, output)
                 if kind != wire.DONE:
                     output.forget()
-                wire.send(sock, kind, payload)
                 fresh = False
+                if not output.in_group:
+                    wire.send(sock, kind, payload)
+                    continue
+                answer = wire.pack_answer(kind, payload)
+                if len(answers) + len(answer) > wire.MAX_PAYLOAD_BYTES:
+                    wire.send(sock, wire.ANSWERS, answers)
+                    answers = b""
+                answers += answer
+            if answers:
+                wire.send(sock, wire.ANSWERS, answers)
         except MemoryError:
             if not fresh or output.in_group:
                 # What is left of earlier objects may have taken the room, and of a group nothing may be left out:

@@ -18,6 +18,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
@@ -83,6 +84,7 @@ class Decoder:
         self._served = self._unanswered = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
+        self._answers: deque[tuple[bytes, bytes]] = deque()  # of a group, that were not collected
         self._area = _NO_AREA
 
     @property
@@ -145,10 +147,10 @@ class Decoder:
         """
         if self._socket is None:
             raise LostError
-        self._socket.settimeout(patience_s)
         try:
-            kind, payload = wire.receive(self._socket, _MOST_TOLD_BYTES)
-            answer = self._collected(kind, payload, limit)
+            if not self._answers:
+                self._answers = self._receive_answers(self._socket, patience_s)
+            answer = self._collected(*self._answers.popleft(), limit)
         except (wire.WireError, struct.error, OSError):
             self.close()
             raise LostError from None
@@ -163,7 +165,17 @@ class Decoder:
         """Whether it should be given nothing more, to be replaced when it has answered."""
         return self._served + self._unanswered >= self._recycle_after_objects
 
+    def _receive_answers(self, sock: socket.socket, patience_s: float) -> deque[tuple[bytes, bytes]]:
+        sock.settimeout(patience_s)
+        kind, payload = wire.receive(sock)
+        answers = deque(wire.unpack_answers(payload)) if kind == wire.ANSWERS else deque()
+        if not 0 < len(answers) <= self._unanswered:
+            raise wire.WireError("not the answers of a group")
+        return answers
+
     def _collected(self, kind: bytes, payload: bytes, limit: int) -> tuple[Samples, dict[str, Any]] | AudioError | None:
+        if len(payload) > _MOST_TOLD_BYTES:
+            raise wire.WireError("more words than there are to say")
         if kind == wire.DONE:
             samples = self._samples(payload[:_COUNT_BYTES])
             if len(samples) > limit:
@@ -278,6 +290,7 @@ class Decoder:
             self._socket.close()
             self._socket = None
         self._area, self._unanswered = _NO_AREA, 0
+        self._answers.clear()
         if self._process is None:
             return "never started"
         # A child that was dying anyway keeps its own reason.

@@ -1,9 +1,10 @@
 """The messages between a reader and its decoder process, one datagram each, and the memory that samples go through.
 
 parent ─► child   REQUEST (with or without a file descriptor), TAKEN (the area may be filled again), BYTES (answers RANGE),
-                  GROUP (a half of the area, then requests, each with a descriptor: clips, answered one after the other)
+                  GROUP (a half of the area, then requests, each with a descriptor: clips, answered together)
 child ─► parent   RANGE (offset, length), PCM (bytes in the area), RESTART (forget the samples),
-                  DONE (where in the area they begin, bytes, then a report as json), FAILED (json), FULL (no room for this clip)
+                  DONE (where in the area they begin, bytes, then a report as json), FAILED (json),
+                  ANSWERS (of a group: a DONE, FAILED or FULL, no room for this clip, for each in turn)
 
 Samples do not travel in messages: the child writes them into an area that both have mapped, which saves two copies through the
 kernel and a message for each block. The parent cannot write there, and nobody can make it smaller under the parent's eyes.
@@ -21,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 REQUEST, TAKEN, BYTES, GROUP = b"J", b"T", b"B", b"G"
-RANGE, PCM, RESTART, DONE, FAILED, FULL = b"R", b"P", b"X", b"D", b"E", b"F"
+RANGE, PCM, RESTART, DONE, FAILED, FULL, ANSWERS = b"R", b"P", b"X", b"D", b"E", b"F", b"A"
 
 MAX_SPLIT_CHANNELS = 8  # a window of half an hour is 58 MB of each
 SPAN_BYTES = 2**20  # 33 s: what one object may fill before it is emptied; its samples stay in the processor's cache
@@ -31,6 +32,7 @@ MOST_IN_GROUP = 16
 MAX_PAYLOAD_BYTES = 64 * 2**10  # a datagram has to fit into the kernel's default buffers
 RANGE_FORMAT = struct.Struct("<QQ")
 FILLED_FORMAT = struct.Struct("<II")  # where they begin, and how many: bytes
+_ANSWER_FORMAT = struct.Struct("<cI")  # what it is, and its bytes
 _REQUEST_FORMAT = struct.Struct("<?qqqqqd")
 _NONE = -2
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -101,6 +103,23 @@ def unpack_group(payload: bytes) -> tuple[int, list[Request]]:
     """The half of the area, and the requests."""
     size = _REQUEST_FORMAT.size
     return payload[0], [Request.unpack(payload[at : at + size]) for at in range(1, len(payload), size)]
+
+
+def pack_answer(kind: bytes, payload: bytes) -> bytes:
+    """One answer in an ANSWERS."""
+    return _ANSWER_FORMAT.pack(kind, len(payload)) + payload
+
+
+def unpack_answers(payload: bytes) -> list[tuple[bytes, bytes]]:
+    """The kind and payload of each answer. Raises WireError."""
+    answers, at = [], 0
+    while at < len(payload):
+        kind, length = _ANSWER_FORMAT.unpack_from(payload, at)
+        at += _ANSWER_FORMAT.size + length
+        if at > len(payload):
+            raise WireError("half an answer")
+        answers.append((kind, payload[at - length : at]))
+    return answers
 
 
 def send(sock: socket.socket, kind: bytes, payload: bytes = b"", fds: Sequence[int] = ()) -> None:

@@ -157,7 +157,21 @@ def test_a_clip_that_always_kills_its_decoder_is_the_only_one_that_fails(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "said", [b"?", wire.PCM + wire.FILLED_FORMAT.pack(0, 2), wire.RANGE + wire.RANGE_FORMAT.pack(0, 10), wire.BYTES]
+    "said",
+    [
+        b"?",
+        wire.PCM + wire.FILLED_FORMAT.pack(0, 2),
+        wire.RANGE + wire.RANGE_FORMAT.pack(0, 10),
+        wire.BYTES,
+        wire.DONE + wire.FILLED_FORMAT.pack(0, 2) + b"{}",
+        wire.ANSWERS,
+        wire.ANSWERS + b"D",
+        wire.ANSWERS + wire.pack_answer(wire.FULL, b"")[:-1] + b"\xff",
+        wire.ANSWERS + wire.pack_answer(b"?", b"{}"),
+        wire.ANSWERS + wire.pack_answer(wire.DONE, wire.FILLED_FORMAT.pack(0, 2**30) + b"{}"),
+        wire.ANSWERS + wire.pack_answer(wire.FAILED, b'{"code": "' + bytes(9_000)),
+        wire.ANSWERS + wire.pack_answer(wire.FULL, b"") * 1_000,
+    ],
 )
 def test_a_decoder_that_was_taken_over_says_what_no_group_allows(tmp_path: Path, said: bytes) -> None:
     recordings = clips(tmp_path, 4)

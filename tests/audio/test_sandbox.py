@@ -42,6 +42,13 @@ def recording(tmp_path: Path) -> Recording:
 
 @pytest.fixture
 def reader(tmp_path: Path) -> Iterator[AudioReader]:
+    with AudioReader(DecodeConfig(timeout_s=60), SourceConfig(), [str(tmp_path)]) as reader:
+        yield reader
+
+
+@pytest.fixture
+def hasty(tmp_path: Path) -> Iterator[AudioReader]:
+    """A reader that waits for two seconds."""
     config = DecodeConfig(timeout_s=2.0, timeout_per_audio_s=0.001)
     with AudioReader(config, SourceConfig(), [str(tmp_path)]) as reader:
         yield reader
@@ -76,14 +83,14 @@ def at_work(reader: AudioReader, recording: Recording, act: int) -> None:
         thread.join()
 
 
-def test_a_decoder_that_stands_still_is_ended(reader: AudioReader, tmp_path: Path) -> None:
+def test_a_decoder_that_stands_still_is_ended(hasty: AudioReader, tmp_path: Path) -> None:
     recording = long_opus(tmp_path / "long.opus", 4)
     begun = time.monotonic()
     with pytest.raises(AudioError, match="longer than") as caught:
-        at_work(reader, recording, signals.SIGSTOP)
+        at_work(hasty, recording, signals.SIGSTOP)
     assert caught.value.code == "decode_timeout"
     assert time.monotonic() - begun < 8
-    assert len(reader.read(recording, 0, 1.0).samples) == 16_000  # a new one answers
+    assert len(hasty.read(recording, 0, 1.0).samples) == 16_000  # a new one answers
 
 
 @pytest.mark.parametrize("how", [signals.SIGKILL, signals.SIGSEGV])
