@@ -72,7 +72,10 @@ class Storm:
 
 
 def put_archive(filesystem: Any, bucket: str, clips: int) -> dict[str, str]:
-    """Clips of a second, each its own noise, and their manifest; the text that the fake engine hears in each."""
+    """Clips of a second, each its own noise, and their manifest; the text that the fake engine hears in each.
+
+    Every other one needs a decoder.
+    """
     from pipeline.config import EngineConfig
     from pipeline.engines.base import create_engine
     from pipeline.records import ChunkAudio
@@ -82,10 +85,10 @@ def put_archive(filesystem: Any, bucket: str, clips: int) -> dict[str, str]:
     filesystem.mkdirs(bucket, exist_ok=True)
     for number in range(clips):
         samples = random.integers(-9_000, 9_000, 16_000).astype(np.int16)
-        data = BytesIO()
-        soundfile.write(data, samples, 16_000, format="WAV")
-        filesystem.pipe_file(f"{bucket}/archive/{number:05d}.wav", data.getvalue())
-        rows.append({"id": f"{number:05d}", "audio_filepath": f"{number:05d}.wav", "duration": 1.0})
+        data, name = BytesIO(), f"{number:05d}.{('flac', 'wav')[number % 2]}"
+        soundfile.write(data, samples, 16_000, format=name[-4:].strip("."))
+        filesystem.pipe_file(f"{bucket}/archive/{name}", data.getvalue())
+        rows.append({"id": f"{number:05d}", "audio_filepath": name, "duration": 1.0})
         texts[f"{number:05d}"] = engine.transcribe([ChunkAudio(samples)])[0].text
     manifest = "".join(json.dumps(row) + "\n" for row in rows)
     filesystem.pipe_file(f"{bucket}/archive/manifest.jsonl", manifest.encode())
@@ -215,7 +218,7 @@ def judge(storm: Storm, filesystem: Any, output: str, texts: dict[str, str], pro
         except Exception as error:  # noqa: BLE001 - whatever it is, a reader could not read it
             print(f"{path}: {error}", file=sys.stderr)
             storm.unreadable += 1
-    audio = {path: count for path, count in proxy.given.items() if path.endswith(".wav")}
+    audio = {path: count for path, count in proxy.given.items() if path.endswith((".wav", ".flac"))}
     storm.recomputed = sum(audio.values()) / max(1, len(texts)) - 1
 
 
