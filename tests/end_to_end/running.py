@@ -45,6 +45,7 @@ def fake_settings(manifest: Path | str, output: Path | str, **extra: Any) -> lis
         "plan.window_s": 60,
         "plan.shard_s": 90,
         "chunk.vad": "energy",
+        "plan.probe_workers": 1,  # each is a process; the default of four is that of every run made without these settings
         "runtime.kind": "local",
         **extra,
     }
