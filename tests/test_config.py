@@ -106,6 +106,8 @@ def test_every_setting_says_what_it_does_and_of_which_kind_it_is() -> None:
         ([], "'manifest' is missing"),
         ([*BASE, "engine.nmae=whisper"], "did you mean 'engine.name'"),
         ([*BASE, "chunk.vad=loud"], "'chunk.vad'"),
+        ([*BASE, "plan.shard_s=true"], "true or false"),
+        ([*BASE, "engine.model=true"], "in quotes"),
         ([*BASE, "manifest.x=1"], "single value"),
         ([*BASE, "=1"], "not of the form"),
         ([*BASE, "engine.options={a: "], "not valid YAML"),
@@ -118,6 +120,22 @@ def test_mistakes_are_one_sentence(overrides: list[str], expected: str) -> None:
         load_config(None, overrides)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_file_of_a_thousand_million_items_is_one_sentence(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "output: out", "manifest: *a8"]))
+    with pytest.raises(ConfigError, match="manifest.*cannot be") as caught:
+        load_config(str(tmp_path / "bomb.yaml"))
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_mistake_in_an_override_is_not_looked_for_in_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("manifest: m.jsonl\noutput: out\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(tmp_path / "a.yaml"), ["plan.shard_s=long"])
+    assert "a.yaml" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00", "backfill: {since: 2026-02-30}", "[" * 5_000])

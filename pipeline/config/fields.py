@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
+_NUMBERS = (int, float, int | None, float | None)
 TEXT, ANSWERS, LATER = "text", "answers", "later"
 
 
@@ -42,6 +44,15 @@ class Section(BaseModel):
     """A part of the config: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """ "true" is no number, though Python counts it as one."""
+        field = cls.model_fields.get(info.field_name or "")
+        if isinstance(value, bool) and field is not None and field.annotation in _NUMBERS:
+            raise PydanticCustomError("no_bool", "Input should not be true or false")
+        return value
 
 
 def marked(info: FieldInfo, mark: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 import yaml
@@ -11,6 +12,11 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+
+# Ten lines of YAML that name each other can stand for a thousand million items.
+_SHOWN = Repr()
+_SHOWN.maxlevel = 2
+_SHOWN.maxstring = _SHOWN.maxother = 200
 
 
 def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -24,7 +30,7 @@ def load_config(path: str | None = None, overrides: Sequence[str] = ()) -> RunCo
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
+        raise ConfigError(_explain(error, path, overrides)) from None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -65,16 +71,18 @@ def _apply(data: dict[str, Any], override: str) -> None:
     here[parts[-1]] = value
 
 
-def _explain(error: ValidationError, path: str | None) -> str:
+def _explain(error: ValidationError, path: str | None, overrides: Sequence[str]) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    source = f" (config file {path})" if path else ""
+    is_overridden = any(where.startswith(override.partition("=")[0]) for override in overrides)
+    source = f" (config file {path})" if path and not is_overridden else ""
     if first["type"] == "extra_forbidden":
         return f"There is no setting {where!r}{source}; {_closest(where)}."
     if first["type"] == "missing":
         return f"The setting {where!r} is missing{source}; give it in the YAML or as {where}=VALUE."
     step = "put the value in quotes" if first["type"] == "string_type" else "correct it"
-    return f"The setting {where!r}{source} cannot be {first['input']!r}: {first['msg']}; {step} and run again."
+    shown = _SHOWN.repr(first["input"])
+    return f"The setting {where!r}{source} cannot be {shown}: {first['msg']}; {step} and run again."
 
 
 def _closest(where: str) -> str:
