@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pipeline.config import RuntimeConfig
 
 DECODE_CPUS = 0.9  # an actor uses one core; the rest is for Ray itself
-SPARE_CPUS = 0.1  # per node: the publishing actors, and Ray's own tasks (pools that hold every CPU hang it: ray#44687)
+SPARE_CPUS = 0.1  # per node: Ray's own tasks (pools that hold every CPU hang it: ray#44687)
 _LEAST_CPUS = 0.01
 
 

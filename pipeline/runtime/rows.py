@@ -14,23 +14,15 @@ from pipeline.records import (
     Chunk,
     DecodedShard,
     DecodedWindow,
-    EngineStats,
-    Failure,
-    Hypothesis,
     Receipt,
     Samples,
     Shard,
     StepTime,
-    TranscribedShard,
     Undone,
 )
 
 _Times = tuple[StepTime, tuple[str, ...]]  # decoding, replaced
 _DecodedHeader = TypeAdapter(tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], float, _Times])
-_Outcome = Hypothesis | Failure
-_TranscribedHeader = TypeAdapter(
-    tuple[Shard, tuple[DecodedWindow, ...], tuple[Chunk, ...], tuple[_Outcome, ...], EngineStats, _Times]
-)
 _Receipt = TypeAdapter(Receipt)
 _Undone = TypeAdapter(Undone)
 
@@ -55,23 +47,6 @@ def decoded_of(table: pa.Table) -> DecodedShard | Undone:
     shard, windows, chunks, decoded_at_s, times = _DecodedHeader.validate_json(table["header"][0].as_py())
     pcm = np.frombuffer(table["pcm"][0].as_buffer(), np.int16)
     return DecodedShard(shard, windows, chunks, pcm, decoded_at_s, *times)
-
-
-def transcribed_to_table(shard: TranscribedShard | Undone) -> pa.Table:
-    """One row: the header."""
-    if isinstance(shard, Undone):
-        return _row(undone=_Undone.dump_json(shard))
-    times = (shard.decoding, shard.replaced)
-    fields = (shard.shard, shard.windows, shard.chunks, shard.outcomes, shard.stats, times)
-    return _row(header=_TranscribedHeader.dump_json(fields))
-
-
-def transcribed_of(table: pa.Table) -> TranscribedShard | Undone:
-    """Back to the record."""
-    if (undone := _undone_of(table)) is not None:
-        return undone
-    shard, windows, chunks, outcomes, stats, times = _TranscribedHeader.validate_json(table["header"][0].as_py())
-    return TranscribedShard(shard, windows, chunks, outcomes, stats, *times)
 
 
 def receipt_to_table(receipt: Receipt | Undone) -> pa.Table:

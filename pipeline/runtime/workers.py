@@ -178,13 +178,12 @@ class Transcriber:
 
 
 class Publisher:
-    """Transcribed shards in, receipts out."""
+    """Transcribed shards in, receipts out; safe to call from several threads."""
 
-    def __init__(self, assignment: Assignment, replaces_a_dead_one: bool = False, recorder: Recorder = SILENT) -> None:
+    def __init__(self, assignment: Assignment, recorder: Recorder = SILENT) -> None:
         self._assignment = assignment
         self._store = ObjectStore(assignment.run_uri, assignment.config.store)
         self._recorder = recorder
-        self._news = News("store", replaces_a_dead_one, recorder)
         self._idle = IdleClock()
 
     def publish(self, shard: TranscribedShard) -> Receipt | Undone:
@@ -198,7 +197,7 @@ class Publisher:
             self._idle.end()
         spent = StepTime(time.monotonic() - began_s, wait_s)
         self._tell(receipt, spent)
-        return replace(receipt, publishing=spent, replaced=(*receipt.replaced, *self._news.once()))
+        return replace(receipt, publishing=spent)
 
     def _tell(self, receipt: Receipt, spent: StepTime) -> None:
         tell_times(self._recorder, "store", spent)

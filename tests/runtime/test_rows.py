@@ -10,26 +10,19 @@ from pipeline.records import (
     Chunk,
     DecodedShard,
     DecodedWindow,
-    EngineStats,
     Failure,
-    Hypothesis,
     Receipt,
     Recording,
-    Segment,
     Shard,
     Span,
-    TranscribedShard,
     Undone,
     Window,
-    Word,
 )
 from pipeline.runtime.rows import (
     decoded_of,
     decoded_to_table,
     receipt_of,
     receipt_to_table,
-    transcribed_of,
-    transcribed_to_table,
 )
 
 texts = st.text(max_size=6)
@@ -56,16 +49,6 @@ decoded_windows = st.builds(
 chunks = st.builds(
     Chunk, st.integers(0, 3), st.integers(0, 3), seconds, seconds, st.just(0), st.just(2), st.none() | seconds
 )
-segments = st.builds(
-    Segment, st.just(0), seconds, seconds, texts, words=st.lists(st.builds(Word, texts), max_size=1).map(tuple)
-)
-hypotheses = st.builds(
-    Hypothesis,
-    texts,
-    confidence=st.none() | st.floats(0, 1),
-    segments=st.lists(segments, max_size=2).map(tuple),
-    warnings=st.lists(texts, max_size=2).map(tuple),
-)
 
 
 @given(shards, st.lists(decoded_windows, max_size=2), st.lists(chunks, max_size=2), st.binary(max_size=64))
@@ -79,16 +62,9 @@ def test_a_decoded_shard(shard: Shard, wins: list[DecodedWindow], cuts: list[Chu
     assert not back.pcm.flags.owndata
 
 
-@given(shards, st.lists(hypotheses | failures, max_size=3))
-def test_a_transcribed_shard(shard: Shard, outcomes: list[Hypothesis | Failure]) -> None:
-    whole = TranscribedShard(shard, (), (), tuple(outcomes), EngineStats(1.0, 0.5, 2.0, 3.0, 4, 1.5))
-    assert transcribed_of(transcribed_to_table(whole)) == whole
-
-
 def test_a_receipt_and_a_shard_that_was_not_done() -> None:
     receipt = Receipt("00000-aa", "won", 3, 1, 1, 1, 9.0, 0.1, 0.2, 0.3, 10.0, 4.0)
     assert receipt_of(receipt_to_table(receipt).to_pylist()[0]) == receipt
     undone = Undone("00000-aa", "decode", "no plan")
     assert decoded_of(decoded_to_table(undone)) == undone
-    assert transcribed_of(transcribed_to_table(undone)) == undone
     assert receipt_of(receipt_to_table(undone).to_pylist()[0]) == undone
