@@ -46,8 +46,18 @@ def short_manifest(archive: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """One small Ray for all tests that need one; `ray_session` finds it running and leaves it so."""
+def few_manifest(archive: Path) -> Path:
+    """One recording in two windows, one broken, one silent, and three more: six shards of half a minute."""
+    rows = [json.loads(line) for line in (archive / "manifest.jsonl").read_text().splitlines()]
+    keep = ("agent", "austen-0870", "instructions", "monkeys", "silence", "upload-cut-off")
+    manifest = archive / "few.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows if row["id"] in keep))
+    return manifest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """One small Ray for all tests that need one; `ray_session` finds it running and leaves it so. Its address, for processes."""
     import ray
 
     ray.init(
@@ -58,5 +68,5 @@ def ray_cluster() -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
     )
-    yield
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()

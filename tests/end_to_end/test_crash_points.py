@@ -15,21 +15,24 @@ from running import REPO, fake_settings, quarry, run_folder, texts
 SHORT = ("plan-windows.after", "plan-header.written", "part.written", "part.after", "snapshot.written")
 
 
+FEW = {"plan.shard_s": 30}
+
+
 @pytest.fixture(scope="module")
-def wanted(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, str]]:
-    """What a run that nobody disturbs writes."""
+def undisturbed(few_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbs."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert quarry("run", *fake_settings(archive / "manifest.jsonl", folder)).returncode == 1
-    return texts(folder)
+    assert quarry("run", *fake_settings(few_manifest, folder, **FEW)).returncode == 1
+    return folder
 
 
 @pytest.mark.parametrize(
     "point", [pytest.param(point, marks=[] if point in SHORT else pytest.mark.slow) for point in POINTS]
 )
 def test_the_same_command_completes_a_run_that_was_killed(
-    point: str, archive: Path, tmp_path: Path, wanted: dict[str, tuple[str, str, str]]
+    point: str, few_manifest: Path, tmp_path: Path, undisturbed: Path
 ) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path)
+    settings = fake_settings(few_manifest, tmp_path, **FEW)
     count = "3" if point.startswith(("part", "decode", "transcribe", "encode")) else "1"
     command = [sys.executable, str(Path(__file__).with_name("crash_at.py")), point, count, "run", *settings]
     killed = subprocess.run(
@@ -37,7 +40,7 @@ def test_the_same_command_completes_a_run_that_was_killed(
     )
     assert killed.returncode == KILLED, killed.stderr
     assert quarry("run", *settings).returncode == 1
-    assert texts(tmp_path) == wanted
+    assert texts(tmp_path) == texts(undisturbed)
     assert quarry("verify", *settings).returncode == 0
     before = files(tmp_path)
     assert quarry("run", *settings).returncode == 1
@@ -49,10 +52,9 @@ def files(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in run_folder(folder).rglob("*") if path.is_file()}
 
 
-def test_every_object_that_a_run_writes_has_its_points(archive: Path, tmp_path: Path) -> None:
+def test_every_object_that_a_run_writes_has_its_points(undisturbed: Path) -> None:
     from crash_at import kind_of
 
-    assert quarry("run", *fake_settings(archive / "manifest.jsonl", tmp_path)).returncode == 1
-    folder = run_folder(tmp_path)
+    folder = run_folder(undisturbed)
     kinds = {kind_of(path.relative_to(folder).as_posix()) for path in folder.rglob("*") if path.is_file()}
     assert kinds == set(OBJECTS)

@@ -49,6 +49,7 @@ def test_windows_of_a_long_recording_are_joined_without_a_gap(local_output: Path
 @pytest.mark.usefixtures("ray_cluster")
 def test_ray_gives_the_same(local_output: Path, archive: Path, tmp_path: Path, engine_workers: int) -> None:
     extra = {
+        "plan.probe_workers": 4,  # one in the other run: the plan is the same
         "runtime.kind": "ray",
         "runtime.engine_workers": engine_workers,
         "runtime.decode_workers": engine_workers,
@@ -61,7 +62,7 @@ def test_ray_gives_the_same(local_output: Path, archive: Path, tmp_path: Path, e
 
 
 def test_a_killed_driver_is_resumed_by_the_same_command(local_output: Path, archive: Path, tmp_path: Path) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **{"engine.options": "{seconds_per_audio_s: 0.01}"})
+    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **{"engine.options": "{seconds_per_audio_s: 0.004}"})
     command = [sys.executable, "-m", "pipeline.cli", "run", *settings]
     driver = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _wait_for_parts(tmp_path, driver, at_least=2)

@@ -19,6 +19,16 @@ from pipeline.config.file import load_config
 from pipeline.prepare import prepare
 from pipeline.run import execute
 
+FEW = {"plan.shard_s": 30}
+
+
+@pytest.fixture(scope="module")
+def few(few_manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, str]]:
+    """What an undisturbed run over the few gives."""
+    output = tmp_path_factory.mktemp("undisturbed")
+    assert quarry("run", *fake_settings(few_manifest, output, **FEW)).returncode == 1
+    return texts(output)
+
 
 @pytest.fixture(scope="module")
 def wanted(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str, str]]:
@@ -29,21 +39,22 @@ def wanted(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 def test_two_drivers_that_planned_at_once_make_one_run(
-    archive: Path, tmp_path: Path, wanted: dict[str, tuple[str, str, str]]
+    few_manifest: Path, tmp_path: Path, few: dict[str, tuple[str, str, str]]
 ) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path)
+    settings = fake_settings(few_manifest, tmp_path, **FEW)
     first, second = prepare(load_config(None, settings)), prepare(load_config(None, settings))
     assert execute(first).exit_code == 1
     assert execute(second).exit_code == 1
-    assert texts(tmp_path) == wanted
+    assert texts(tmp_path) == few
     assert len(list((run_folder(tmp_path) / "plan").glob("*.json"))) == 1
 
 
 def test_a_ray_driver_that_is_killed_is_resumed(
-    archive: Path, tmp_path: Path, wanted: dict[str, tuple[str, str, str]]
+    few_manifest: Path, tmp_path: Path, few: dict[str, tuple[str, str, str]], ray_cluster: str
 ) -> None:
-    slow = {"engine.options": "{seconds_per_audio_s: 0.02}", "runtime.kind": "ray", "runtime.decode_workers": 1}
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **slow)
+    """On a cluster that outlives it; one that starts a Ray of its own is killed by `make chaos`."""
+    slow = {"engine.options": "{seconds_per_audio_s: 0.05}", "runtime.kind": "ray", "runtime.address": ray_cluster}
+    settings = fake_settings(few_manifest, tmp_path, **FEW, **slow, **{"runtime.decode_workers": 1})
     command = [sys.executable, "-m", "pipeline.cli", "run", *settings]
     driver = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -55,7 +66,7 @@ def test_a_ray_driver_that_is_killed_is_resumed(
     driver.wait()
     again = quarry("run", *settings, "runtime.kind=local")
     assert again.returncode == 1, again.stderr
-    assert texts(tmp_path) == wanted
+    assert texts(tmp_path) == few
     assert quarry("verify", *settings).returncode == 0
 
 
@@ -90,8 +101,8 @@ def test_an_engine_that_does_not_load_in_its_worker_is_one_sentence(short_manife
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_engines_that_do_not_fit_are_refused_at_once(archive: Path, tmp_path: Path) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **{"runtime.kind": "ray", "runtime.engine_gpus": 1})
+def test_engines_that_do_not_fit_are_refused_at_once(few_manifest: Path, tmp_path: Path) -> None:
+    settings = fake_settings(few_manifest, tmp_path, **{"runtime.kind": "ray", "runtime.engine_gpus": 1})
     done = quarry("run", *settings)
     assert done.returncode == 2
     assert "do not fit on this Ray" in done.stderr
