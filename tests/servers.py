@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,10 +105,19 @@ class Seaweed:
         return True
 
 
+def _keep_descriptions() -> None:
+    """Each session of botocore reads its description of S3 from the disk, a third of a second; hundreds of clients share one."""
+    import botocore.session
+
+    if not hasattr(botocore.session.create_loader, "cache_info"):
+        botocore.session.create_loader = cache(botocore.session.create_loader)
+
+
 def connect(endpoint: S3Endpoint) -> Any:
     """An fsspec filesystem on the server, not shared with anything else in the process."""
     import s3fs
 
+    _keep_descriptions()
     return s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False, **endpoint.storage_options())
 
 
@@ -127,6 +137,7 @@ def start_moto() -> Iterator[S3Endpoint]:
     """A running moto server in a thread of this process: quick to start, data in memory, any credentials."""
     from moto.server import ThreadedMotoServer
 
+    _keep_descriptions()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

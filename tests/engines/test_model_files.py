@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import fsspec
@@ -29,6 +30,7 @@ from pipeline.store.download import RANGE_BYTES
 WEIGHTS = np.random.default_rng(3).bytes(2 * RANGE_BYTES + 17)
 FILES = {"model.safetensors": WEIGHTS, "config.json": b"{}", "README.md": b"# Model", "remote_code.py": b"boom"}
 WANTED = ["config.json", "model.safetensors"]
+ELSEWHERE = ("../config.json", "/etc/passwd", "below/other.bin", "..", "", ".hidden", "a\\b", "a\n", "remote_code.py")
 
 
 @pytest.fixture
@@ -48,14 +50,24 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-@pytest.fixture
-def bucket(s3_endpoint: S3Endpoint) -> str:
-    """A model of its own on the S3 server."""
+def put_model(s3_endpoint: S3Endpoint) -> str:
     fs, path = connect(s3_endpoint), f"models/{uuid4().hex}"
     fs.mkdirs("models", exist_ok=True)
     for name, data in {**FILES, "below/other.bin": b"not seen"}.items():
         fs.pipe_file(f"{path}/{name}", data)
     return f"s3://{path}"
+
+
+@pytest.fixture(scope="module")
+def bucket(s3_endpoint: S3Endpoint) -> str:
+    """A model on the S3 server that no test changes."""
+    return put_model(s3_endpoint)
+
+
+@pytest.fixture
+def own_bucket(s3_endpoint: S3Endpoint) -> str:
+    """A model of its own on the S3 server."""
+    return put_model(s3_endpoint)
 
 
 @pytest.fixture
@@ -67,8 +79,9 @@ def proxy(s3_endpoint: S3Endpoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture(params=["folder", "file uri", "memory", "s3"])
-def model(request: pytest.FixtureRequest, folder: Path, cache: Path) -> ModelFiles:
+def model(request: pytest.FixtureRequest, cache: Path) -> ModelFiles:
     if request.param in ("folder", "file uri"):
+        folder = request.getfixturevalue("folder")
         return find_model(f"file://{folder}" if request.param == "file uri" else str(folder))
     if request.param == "s3":
         options = request.getfixturevalue("s3_endpoint").storage_options()
@@ -99,14 +112,17 @@ def test_what_is_there_can_be_told_and_fetched(model: ModelFiles, cache: Path) -
     assert (found / "model.safetensors").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(
-    "name", ["../config.json", "/etc/passwd", "below/other.bin", "..", "", ".hidden", "a\\b", "a\n", "remote_code.py"]
-)
-@pytest.mark.parametrize("method", ["fetch", "fetch_head", "size_bytes", "revision"])
-def test_names_that_lead_elsewhere_or_hold_code_are_refused(model: ModelFiles, method: str, name: str) -> None:
-    arguments = {"fetch": [[name]], "fetch_head": [name, 10]}.get(method, [name])
-    with pytest.raises(ConfigError, match="only plain files of data are fetched"):
-        getattr(model, method)(*arguments)
+def test_names_that_lead_elsewhere_or_hold_code_are_refused(model: ModelFiles) -> None:
+    for name in ELSEWHERE:
+        calls: list[tuple[str, Any]] = [
+            ("fetch", [name]),
+            ("fetch_head", name),
+            ("size_bytes", name),
+            ("revision", name),
+        ]
+        for method, argument in calls:
+            with pytest.raises(ConfigError, match="only plain files of data are fetched"):
+                getattr(model, method)(argument, *[10] * (method == "fetch_head"))
 
 
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.PT", "pytorch_model.ckpt", "modeling.py"])
@@ -170,12 +186,12 @@ def test_what_is_no_model_is_refused_at_once_in_one_sentence(model: str, expecte
     assert "\n" not in str(error.value)
 
 
-def test_another_object_under_a_name_is_another_folder(bucket: str, s3_endpoint: S3Endpoint, cache: Path) -> None:
-    model, fs = find_model(bucket, s3_endpoint.storage_options()), connect(s3_endpoint)
+def test_another_object_under_a_name_is_another_folder(own_bucket: str, s3_endpoint: S3Endpoint, cache: Path) -> None:
+    model, fs = find_model(own_bucket, s3_endpoint.storage_options()), connect(s3_endpoint)
     found, revision = model.fetch(WANTED), model.revision("model.safetensors")
-    fs.pipe_file(f"{bucket}/README.md", b"# Model, now with a page")
+    fs.pipe_file(f"{own_bucket}/README.md", b"# Model, now with a page")
     assert (model.fetch(WANTED), model.revision("model.safetensors")) == (found, revision)
-    fs.pipe_file(f"{bucket}/model.safetensors", WEIGHTS[::-1])  # as long as before
+    fs.pipe_file(f"{own_bucket}/model.safetensors", WEIGHTS[::-1])  # as long as before
     assert model.revision("model.safetensors") != revision
     assert (model.fetch(WANTED) / "model.safetensors").read_bytes() == WEIGHTS[::-1]
     assert (found / "model.safetensors").read_bytes() == WEIGHTS
@@ -227,14 +243,14 @@ def test_a_store_that_stays_broken_is_given_up_without_a_trace(
 
 
 def test_a_model_that_is_replaced_while_it_is_fetched_is_no_mixture(
-    bucket: str, s3_endpoint: S3Endpoint, cache: Path, monkeypatch: pytest.MonkeyPatch
+    own_bucket: str, s3_endpoint: S3Endpoint, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, fs = find_model(bucket, s3_endpoint.storage_options()), connect(s3_endpoint)
+    model, fs = find_model(own_bucket, s3_endpoint.storage_options()), connect(s3_endpoint)
     whole_range = objects.ObjectStore.get_range
 
     def replace_meanwhile(store: objects.ObjectStore, key: str, start: int, end: int) -> bytes:
         if start:
-            fs.pipe_file(f"{bucket}/{key}", WEIGHTS[::-1])
+            fs.pipe_file(f"{own_bucket}/{key}", WEIGHTS[::-1])
         return whole_range(store, key, start, end)
 
     monkeypatch.setattr(objects.ObjectStore, "get_range", replace_meanwhile)

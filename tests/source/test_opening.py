@@ -20,6 +20,7 @@ from servers import S3Endpoint
 
 from pipeline.config import SourceConfig
 from pipeline.errors import ManifestError
+from pipeline.source import opening
 from pipeline.source.manifest import manifest_digest, read_manifest
 
 CONFIG = SourceConfig()
@@ -82,7 +83,9 @@ def test_nobody_at_the_endpoint() -> None:
     assert "endpoint_url and credentials in source.storage_options" in told(options(endpoint_url="http://127.0.0.1:9"))
 
 
-def test_an_endpoint_that_never_answers(mute_server: str) -> None:
+@pytest.mark.parametrize("timeout_s", [0.5, pytest.param(opening._BRISK["read_timeout"], marks=pytest.mark.slow)])
+def test_an_endpoint_that_never_answers(mute_server: str, monkeypatch: pytest.MonkeyPatch, timeout_s: float) -> None:
+    monkeypatch.setitem(opening._BRISK, "read_timeout", timeout_s)
     assert "ReadTimeoutError" in told(options(endpoint_url=mute_server))
 
 
