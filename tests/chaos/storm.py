@@ -103,7 +103,12 @@ def cluster() -> Iterator[Any]:
     beats = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 3}
     made = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "_system_config": beats, "object_store_memory": 100 * 2**20},
+        head_node_args={
+            "num_cpus": 1,
+            "include_dashboard": False,
+            "_system_config": beats,
+            "object_store_memory": 100 * 2**20,
+        },
     )
     try:
         for _ in range(2):
