@@ -25,7 +25,7 @@ from storm import Storm, judge, put_archive, settings
 from pipeline.runtime import local_flow
 from pipeline.store import patience
 
-CLIPS = 16
+CLIPS = 12
 
 
 @pytest.fixture(scope="module")

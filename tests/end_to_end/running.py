@@ -25,6 +25,11 @@ class Done:
     stdout: str
     stderr: str
 
+    @property
+    def everything(self) -> str:
+        """All that it said."""
+        return self.stdout + self.stderr
+
 
 def quarry(*arguments: str) -> Done:
     """The command, in this process: what a user types, without a second for the imports."""

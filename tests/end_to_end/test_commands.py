@@ -109,8 +109,9 @@ def test_the_run_keeps_what_was_expected_and_what_was_spent(settings: list[str])
         assert sum(share["recordings"] for share in planned["totals"][part].values()) == 14
 
 
-def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(archive: Path, tmp_path: Path) -> None:
-    made = fake_settings(archive / "manifest.jsonl", tmp_path, **{"engine.options": "{seconds_per_audio_s: 0.05}"})
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(few_manifest: Path, tmp_path: Path) -> None:
+    slow = {"engine.options": "{seconds_per_audio_s: 0.05}", "plan.shard_s": 30}
+    made = fake_settings(few_manifest, tmp_path, **slow)
     driver = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "run", *made],
         cwd=REPO,

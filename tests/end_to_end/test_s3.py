@@ -35,12 +35,14 @@ def test_a_run_from_and_to_a_bucket(bucket: str, s3_endpoint: S3Endpoint, archiv
     assert quarry("verify", *settings).returncode == 0
 
 
-def test_a_lost_part_is_made_again_and_nothing_else(bucket: str, s3_endpoint: S3Endpoint, archive: Path) -> None:
+def test_a_lost_part_is_made_again_and_nothing_else(
+    bucket: str, s3_endpoint: S3Endpoint, archive: Path, few_manifest: Path
+) -> None:
     options = json.dumps(s3_endpoint.storage_options())
     settings = fake_settings(
-        archive / "manifest.jsonl",
+        few_manifest,
         f"{bucket}/lost",
-        **{"store.storage_options": options, "source.roots": f"[{archive}]"},
+        **{"plan.shard_s": 30, "store.storage_options": options, "source.roots": f"[{archive}]"},
     )
     assert quarry("run", *settings).returncode == 1
     filesystem = connect(s3_endpoint)

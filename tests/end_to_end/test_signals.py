@@ -48,11 +48,11 @@ def test_lines_that_nobody_reads_end_nothing() -> None:
         full.close()
 
 
-def test_a_run_whose_terminal_is_gone_comes_to_its_end(archive: Path, tmp_path: Path) -> None:
+def test_a_run_whose_terminal_is_gone_comes_to_its_end(few_manifest: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pipeline.cli", "run", "--events", "-"]
     reader, writer = os.pipe()
     os.close(reader)
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path)
+    settings = fake_settings(few_manifest, tmp_path)
     ended = subprocess.run([*command, *settings], cwd=REPO, stdout=writer, stderr=writer, check=False)
     os.close(writer)
     assert ended.returncode == 1, "finished, with failed rows, as with a terminal"
@@ -94,8 +94,8 @@ def _unread(*arguments: str) -> subprocess.CompletedProcess[str]:
         os.close(writer)
 
 
-def test_what_nobody_reads_ends_no_command_with_a_complaint(archive: Path, tmp_path: Path) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path / "out")
+def test_what_nobody_reads_ends_no_command_with_a_complaint(archive: Path, few_manifest: Path, tmp_path: Path) -> None:
+    settings = fake_settings(few_manifest, tmp_path / "out")
     done = _unread("run", *settings)
     assert (done.returncode, "BrokenPipe" in done.stderr) == (1, False), "the archive has one damaged recording"
     folder = str(run_folder(tmp_path / "out"))
@@ -110,8 +110,8 @@ def test_what_nobody_reads_ends_no_command_with_a_complaint(archive: Path, tmp_p
     assert (listed.returncode, listed.stderr) == (128 + signal.SIGPIPE, "")
 
 
-def test_a_full_disk_is_no_reader_that_went_away(archive: Path, tmp_path: Path) -> None:
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path / "out")
+def test_a_full_disk_is_no_reader_that_went_away(few_manifest: Path, tmp_path: Path) -> None:
+    settings = fake_settings(few_manifest, tmp_path / "out")
     assert quarry("plan", *settings).returncode == 0
     command = [sys.executable, "-m", "pipeline.cli", "status", str(run_folder(tmp_path / "out"))]
     with open("/dev/full", "w") as full:

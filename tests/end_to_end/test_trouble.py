@@ -108,15 +108,17 @@ def test_engines_that_do_not_fit_are_refused_at_once(few_manifest: Path, tmp_pat
     assert "do not fit on this Ray" in done.stderr
 
 
-def test_an_engine_that_dies_in_one_process_leaves_the_rest_for_the_next_run(archive: Path, tmp_path: Path) -> None:
+def test_an_engine_that_dies_in_one_process_leaves_the_rest_for_the_next_run(
+    few_manifest: Path, tmp_path: Path
+) -> None:
     marker = tmp_path / "died"
     dying = {"engine.options": f"{{die_on_call: 3, fault_once: {marker}}}"}
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path / "out", **dying)
+    settings = fake_settings(few_manifest, tmp_path / "out", **FEW, **dying)
     first = quarry("run", *settings)
     assert first.returncode == 3
     assert "the same command resumes" in first.stderr
     assert quarry("run", *settings).returncode == 1
-    assert table(tmp_path / "out").num_rows == 14
+    assert table(tmp_path / "out").num_rows == 6
 
 
 @pytest.mark.slow  # the store's door waits out a minute of outage before it gives up
@@ -175,9 +177,9 @@ def test_a_damaged_part_is_found_and_said(short_manifest: Path, tmp_path: Path) 
     assert part.stem in done.stdout
 
 
-def test_a_terminated_run_ends_as_an_interrupted_one(archive: Path, tmp_path: Path) -> None:
+def test_a_terminated_run_ends_as_an_interrupted_one(few_manifest: Path, tmp_path: Path) -> None:
     slow = {"engine.options": "{seconds_per_audio_s: 0.05}"}
-    settings = fake_settings(archive / "manifest.jsonl", tmp_path, **slow)
+    settings = fake_settings(few_manifest, tmp_path, **FEW, **slow)
     driver = subprocess.Popen(
         [sys.executable, "-m", "pipeline.cli", "run", *settings], cwd=REPO, stderr=subprocess.PIPE, text=True
     )

@@ -52,8 +52,8 @@ def test_the_events_of_a_run_add_up_to_its_tables(finished: tuple[Path, Path]) -
     assert (events[-1]["exit_code"], events[-1]["shards_left"]) == (1, 0)
 
 
-def test_events_on_standard_output_leave_nothing_else_there(archive: Path, tmp_path: Path) -> None:
-    made = fake_settings(archive / "manifest.jsonl", tmp_path)
+def test_events_on_standard_output_leave_nothing_else_there(few_manifest: Path, tmp_path: Path) -> None:
+    made = fake_settings(few_manifest, tmp_path)
     command = [sys.executable, "-m", "pipeline.cli", "run", "--events", "-", *made]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     events = checked(done.stdout.splitlines())
