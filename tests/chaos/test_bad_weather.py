@@ -26,6 +26,7 @@ from pipeline.runtime import local_flow
 from pipeline.store import patience
 
 CLIPS = 12
+AUDIO = (".flac", ".wav")
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,7 @@ def after(proxy: FlakyProxy, audio: int, then: Callable[[], Any]) -> None:
     seen: set[str] = set()
 
     def watch(method: str, path: str) -> str | None:
-        if method == "GET" and path.endswith(".wav"):
+        if method == "GET" and path.endswith(AUDIO):
             seen.add(path)
         if len(seen) > audio:
             proxy.denied = before
@@ -177,7 +178,7 @@ def test_lost_credentials_stop_a_run_and_fail_no_recording(
     what: str, where: str, command: list[str], proxy: FlakyProxy, s3_endpoint: S3Endpoint, texts: dict[str, str]
 ) -> None:
     def lost(method: str, path: str) -> str | None:
-        return what if where == "everything" or path.endswith(".wav") else None
+        return what if where == "everything" or path.endswith(AUDIO) else None
 
     after(proxy, 5, lambda: setattr(proxy, "denied", lost))
     stopped(quarry(*command), "credentials")
@@ -189,12 +190,12 @@ def test_lost_credentials_stop_a_run_and_fail_no_recording(
 @pytest.mark.usefixtures("hurried")
 def test_a_worker_that_starts_without_rights_fails_no_recording(command: list[str], proxy: FlakyProxy) -> None:
     """It has read nothing before that it could ask for again; the objects of its neighbours are refused as well."""
-    proxy.denied = lambda method, path: "AccessDenied" if path.endswith(".wav") else None
+    proxy.denied = lambda method, path: "AccessDenied" if path.endswith(AUDIO) else None
     stopped(quarry(*command), "credentials")
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("refused", [pytest.param("00000.wav", marks=pytest.mark.slow), "00009.wav"])
+@pytest.mark.parametrize("refused", [pytest.param("00000.flac", marks=pytest.mark.slow), "00009.wav"])
 def test_one_object_that_is_refused_is_a_row(
     refused: str, command: list[str], proxy: FlakyProxy, s3_endpoint: S3Endpoint, texts: dict[str, str]
 ) -> None:

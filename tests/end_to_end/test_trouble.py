@@ -18,6 +18,7 @@ from servers import S3Endpoint
 from pipeline.config.file import load_config
 from pipeline.prepare import prepare
 from pipeline.run import execute
+from pipeline.runtime import ray_flow
 
 FEW = {"plan.shard_s": 30}
 
@@ -101,7 +102,10 @@ def test_an_engine_that_does_not_load_in_its_worker_is_one_sentence(short_manife
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_engines_that_do_not_fit_are_refused_at_once(few_manifest: Path, tmp_path: Path) -> None:
+def test_engines_that_do_not_fit_are_refused_at_once(
+    few_manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ray_flow._ROOM_TIMEOUT_S, "local", 2.0)  # waited out: there is no such room
     settings = fake_settings(few_manifest, tmp_path, **{"runtime.kind": "ray", "runtime.engine_gpus": 1})
     done = quarry("run", *settings)
     assert done.returncode == 2
