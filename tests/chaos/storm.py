@@ -119,8 +119,14 @@ def cluster() -> Iterator[Any]:
 
 
 def add_node(made: Any) -> None:
-    """A node with room for a decoder and an engine."""
-    made.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+    """A node with room for a decoder and an engine. On a busy machine Ray may not see it start in time: then another."""
+    for last in (False, False, True):
+        try:
+            made.add_node(num_cpus=2, object_store_memory=100 * 2**20)
+            return
+        except Exception:  # Ray raises nothing narrower
+            if last:
+                raise
 
 
 def settings(endpoint_url: str, key: str, secret: str, output: str, **extra: Any) -> list[str]:
