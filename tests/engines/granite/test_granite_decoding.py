@@ -93,6 +93,7 @@ def test_probabilities_are_those_of_the_scaled_logits(
 @torch.inference_mode()
 def test_a_runaway_row_is_cut_alone(model: GraniteSpeechForConditionalGeneration, prompts: list[Tensor]) -> None:
     """With budgets beyond the cycle of a tiny model, some rows loop; the others are what they are without them."""
+    prompts = prompts[2:6]  # one that goes on to its budget, three that loop
     together = decode_greedily(model, prompts, [400] * len(prompts), {0})
     loops = [row for row, found in enumerate(together) if found.stop_reason == "loop"]
     assert loops
