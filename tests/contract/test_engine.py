@@ -67,11 +67,11 @@ def speech(config: EngineConfig, request: pytest.FixtureRequest) -> list[ChunkAu
         return [ChunkAudio(noise.integers(-9999, 9999, n, np.int16)) for n in (16_000, 40_000, 8_000, 99_999)]
     clips: Path = request.getfixturevalue("shared_data") / "a" / "pocketsphinx-librivox"
     chunks = []
-    for clip in sorted(clips.glob("*.wav"))[1:]:
+    for clip in sorted(clips.glob("*.wav"))[1:4]:
         samples, rate_hz = soundfile.read(clip, dtype="int16")
         assert rate_hz == SAMPLE_RATE_HZ
         chunks.append(ChunkAudio(samples))
-    assert len(chunks) == 4
+    assert len(chunks) == 3
     return chunks
 
 
