@@ -25,6 +25,7 @@ def run(manifest: Path, output: Path, model: Path, *settings: str) -> Done:
         f"engine.model={model}",
         "engine.threads=1",
         "runtime.kind=local",
+        "plan.probe_workers=1",
         "runtime.engine_gpus=0",
         "plan.window_s=60",
         "plan.shard_s=90",

@@ -28,6 +28,7 @@ def settings(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> lis
     found = [f"manifest={folder / 'm.jsonl'}", f"output={folder / 'out'}", f"source.roots=[{shared_data}]"]
     found += [
         "runtime.kind=local",
+        "plan.probe_workers=1",
         "chunk.vad=energy",
         "engine.options={beam_size: 1}",
         "engine.allowed_languages=[en]",

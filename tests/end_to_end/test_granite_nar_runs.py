@@ -25,6 +25,7 @@ def transcribe(manifest: Path, output: Path, model: Path, *settings: str) -> Pat
         f"output={output}",
         f"engine.model={model}",
         "engine.threads=1",
+        "plan.probe_workers=1",
         "runtime.engine_gpus=0",
         "runtime.engine_cpus=0.5",
         "plan.window_s=60",

@@ -34,7 +34,7 @@ def run(folder: Path, rows: list[dict[str, Any]], *settings: str) -> dict[str, T
     folder.mkdir()
     (folder / "manifest.jsonl").write_text("".join(json.dumps({"lang": "en", **row}) + "\n" for row in rows))
     places = [f"manifest={folder / 'manifest.jsonl'}", f"output={folder / 'out'}", 'source.roots=["/"]']
-    done = quarry("run", *places, "runtime.kind=local", *settings)
+    done = quarry("run", *places, "runtime.kind=local", "plan.probe_workers=1", *settings)
     assert done.returncode == 0, done.stderr
     return {row["id"]: transcript_of(row) for row in table(folder / "out").to_pylist()}
 

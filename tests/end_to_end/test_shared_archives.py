@@ -32,13 +32,14 @@ def transcribe(rows: list[dict[str, Any]], shared_data: Path, folder: Path, *ext
         f"output={folder / 'out'}",
         f"source.roots=[{shared_data}]",
         "runtime.kind=local",
+        "plan.probe_workers=1",
     ]
     done = quarry("run", *settings, *extra)
     assert done.returncode in (0, 1), done.stderr
     return {row["id"]: row for row in table(folder / "out").to_pylist()}
 
 
-FAKE = ("engine.name=fake", "engine.model=fake", "plan.probe_workers=1")
+FAKE = ("engine.name=fake", "engine.model=fake")
 BEAM_1 = "engine.options={beam_size: 1}"
 # Containers and codecs that differ most, with what is odd about channels, tracks and time stamps.
 FEW_FORMATS = (

@@ -107,7 +107,7 @@ def test_validate_refuses_pairs_and_checkpoints_that_an_engine_cannot_have(tmp_p
     write_granite(tmp_path / "granite")
     write_whisper(tmp_path / "whisper")
     manifest = archive(tmp_path, [{"id": "german", "lang": "de"}])
-    places = [f"manifest={manifest}", f"output={tmp_path / 'out'}", "runtime.kind=local"]
+    places = [f"manifest={manifest}", f"output={tmp_path / 'out'}", "runtime.kind=local", "plan.probe_workers=1"]
     granite = ["engine.name=granite", f"engine.model={tmp_path / 'granite'}", "engine.options.version='4.1'"]
     to_french = [*granite, "engine.task=translate", "engine.options.target_language=fr"]
     for wrong, said in (

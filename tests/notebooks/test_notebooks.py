@@ -17,6 +17,7 @@ from archive_of_clips import NOTEBOOKS, REPO, code_cells, priced, quarry, run_fo
 ALLOWED = {"pipeline", "pandas", "duckdb", "pyarrow", "matplotlib", "IPython", "os", "pathlib"}
 MOST_LINES = 12
 FAKE = ["engine.name=fake", "engine.model=fake", "chunk.vad=energy", "runtime.kind=local", "plan.shard_s=10"]
+FAKE += ["plan.probe_workers=1"]
 
 
 def test_there_are_four() -> None:
