@@ -57,7 +57,7 @@ def one_speaker(shared_data: Path) -> tuple[Samples, str]:
     """Clips of one reader joined with 0.4 s between them, and what she says."""
     with open(shared_data / "INDEX.tsv", encoding="utf-8", newline="") as lines:
         rows = [row for row in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
-    rows = [row for row in rows if row["path"].startswith("a/ljspeech/") and row["ref_kind"].startswith("gold")]
+    rows = [row for row in rows if row["path"].startswith("a/ljspeech/") and row["ref_kind"].startswith("gold")][:20]
     pieces: list[Samples] = []
     for row in rows:
         samples, rate_hz = soundfile.read(shared_data / row["path"], dtype="int16")
