@@ -108,6 +108,9 @@ def test_every_setting_says_what_it_does_and_of_which_kind_it_is() -> None:
         ([*BASE, "chunk.vad=loud"], "'chunk.vad'"),
         ([*BASE, "plan.shard_s=true"], "true or false"),
         ([*BASE, "engine.model=true"], "in quotes"),
+        ([*BASE, "cost.machines={gpu: true}"], "true or false"),
+        ([*BASE, f"name=0x{'f' * 5_000}"], "thousands of digits"),
+        ([*BASE, f"{'k' * 5_000}=1"], "kkk...kkk"),
         ([*BASE, "manifest.x=1"], "single value"),
         ([*BASE, "=1"], "not of the form"),
         ([*BASE, "engine.options={a: "], "not valid YAML"),
@@ -126,7 +129,7 @@ def test_a_file_of_a_thousand_million_items_is_one_sentence(tmp_path: Path) -> N
     lines = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     (tmp_path / "bomb.yaml").write_text("\n".join([*lines, "output: out", "manifest: *a8"]))
-    with pytest.raises(ConfigError, match="manifest.*cannot be") as caught:
+    with pytest.raises(ConfigError, match=r"manifest.*cannot be") as caught:
         load_config(str(tmp_path / "bomb.yaml"))
     assert len(str(caught.value)) < 1000
 
@@ -134,8 +137,11 @@ def test_a_file_of_a_thousand_million_items_is_one_sentence(tmp_path: Path) -> N
 def test_a_mistake_in_an_override_is_not_looked_for_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("manifest: m.jsonl\noutput: out\n")
     with pytest.raises(ConfigError) as caught:
-        load_config(str(tmp_path / "a.yaml"), ["plan.shard_s=long"])
+        load_config(str(tmp_path / "a.yaml"), [" plan.shard_s =long"])
     assert "a.yaml" not in str(caught.value)
+    (tmp_path / "a.yaml").write_text("manifest: m.jsonl\noutput: out\nengine: {language_policy: wrong}\n")
+    with pytest.raises(ConfigError, match=r"language_policy.*a\.yaml"):
+        load_config(str(tmp_path / "a.yaml"), ["engine.language=de"])
 
 
 @pytest.mark.parametrize("text", ["- a\n- b\n", "a: [", "\x00", "backfill: {since: 2026-02-30}", "[" * 5_000])

@@ -89,6 +89,7 @@ class ReadAhead:
             if isinstance(job, Job):
                 job.blob.close()
         self._opened.clear()
+        self._with_decoder = [0, 0]
         self._waiting = deque(stretches)
 
     def claim(self, stretch: Stretch) -> Job | None:
@@ -121,11 +122,16 @@ class ReadAhead:
 
     def _feed(self) -> None:
         """Open what comes next, and keep the decoder busy."""
-        while self._waiting and 0 in self._with_decoder and len(self._opened) <= wire.MOST_IN_GROUP:
+        while self._waiting and 0 in self._with_decoder and self._has_room():
             if self._decoder.has_served_enough:
                 self._settle()
                 self._decoder.close()
             self._submit(self._next_group(), half=self._with_decoder.index(0))
+
+    def _has_room(self) -> bool:
+        """Whether another group may be opened beside what is open."""
+        held = [job.blob.size for _, job in self._opened if isinstance(job, Job) and job.blob.fd is not None]
+        return len(self._opened) <= wire.MOST_IN_GROUP and sum(held) <= _GROUP_BYTES
 
     def _next_group(self) -> list[Job]:
         """Open as many as fit; those that cannot be opened, or not be handed over, stay out."""
@@ -144,9 +150,12 @@ class ReadAhead:
                 self._opened.append((stretch, error))
                 continue
             self._opened.append((stretch, job))
-            if job.layout is None and job.blob.fd is not None and job.request.channel != SPLIT:
+            if job.blob.fd is None:
+                continue
+            size += job.blob.size
+            if job.layout is None and job.request.channel != SPLIT:
                 group.append(job)
-                samples, size = samples + likely, size + job.blob.size
+                samples += likely
         return group
 
     def _submit(self, group: list[Job], half: int) -> None:

@@ -97,7 +97,10 @@ class Blob:
         if self.fd is None:
             return self.ranges.read(offset, length) if self.ranges else b""
         try:
-            return os.pread(self.fd, length, offset)
+            data = os.pread(self.fd, length, offset)
+            while 0 < len(data) < length and (more := os.pread(self.fd, length - len(data), offset + len(data))):
+                data += more  # some file systems give less than there is
+            return data
         except OSError as error:
             raise TransientError(
                 "fetch_failed", f"The file cannot be read ({error.strerror}); check the disk."

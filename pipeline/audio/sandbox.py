@@ -9,7 +9,6 @@ falls to pieces, over days.
 from __future__ import annotations
 
 import json
-import math
 import mmap
 import os
 import signal
@@ -35,6 +34,7 @@ _GROWTH_SAMPLES = 16_000 * 60
 _MOST_TOLD_BYTES = 8 * 2**10
 _MEASURED_EVERY = 64  # objects: to look at its memory costs as much as a small message
 _COUNT_BYTES = wire.FILLED_FORMAT.size
+_MOST_S = 1e12
 
 
 class LostError(Exception):
@@ -151,7 +151,7 @@ class Decoder:
             if not self._answers:
                 self._answers = self._receive_answers(self._socket, patience_s)
             answer = self._collected(*self._answers.popleft(), limit)
-        except (wire.WireError, struct.error, OSError):
+        except Exception:  # noqa: BLE001  whatever it said to provoke that, it is not to be believed again
             self.close()
             raise LostError from None
         self._unanswered -= 1
@@ -345,7 +345,8 @@ def _is_likely(name: str, value: Any) -> bool:
     if name in _COUNTS:
         return isinstance(value, int) and 0 <= value < 2**31
     if name in _SECONDS:
-        return (value is None and name == "header_s") or (isinstance(value, int | float) and math.isfinite(value))
+        # Compared and not asked whether it is finite: an integer may be too large for that question.
+        return (value is None and name == "header_s") or (isinstance(value, int | float) and abs(value) < _MOST_S)
     return (
         name == "warnings"
         and isinstance(value, list)

@@ -2,7 +2,8 @@
 
 There is nothing in such a file that a codec could trip over, so the reader takes the samples itself and saves the way through the
 decoder process, which costs as much as decoding them. Everything else that calls itself WAV goes to the decoder: other
-codecs, several channels (S/PDIF hides in stereo), extended headers, lengths that do not add up.
+codecs, several channels (S/PDIF hides in stereo), extended headers, lengths that do not add up, compressed streams that call
+themselves PCM.
 Sources: RIFF, Multimedia Programming Interface and Data Specifications 1.0, 1991; ITU-T G.711, tables 1 and 2.
 """
 
@@ -31,7 +32,18 @@ _CODECS = {
     (6, 8): ("pcm_alaw", "u1"),
     (7, 8): ("pcm_mulaw", "u1"),
 }
-_NOTES = {b"fact", b"PEAK", b"bext", b"JUNK"}  # and LIST, of the kind INFO: they say nothing about where samples lie
+_NOTES = {b"fact": 4, b"PEAK": 8, b"bext": 602, b"JUNK": 0}  # at least so many bytes; they say nothing about samples
+_MOST_NOTES = 8  # behind the samples
+# How AC-3, DTS (in four arrangements) and ID3 begin: some writers put them behind a header that says PCM.
+_HIDDEN = (
+    b"\x0bw",
+    b"w\x0b",
+    b"\x7f\xfe\x80\x01",
+    b"\xfe\x7f\x01\x80",
+    b"\x1f\xff\xe8\x00",
+    b"\xff\x1f\x00\xe8",
+    b"ID3",
+)
 _RATES_HZ = range(8_000, 192_001)
 _BLOCK_S = 4
 
@@ -69,10 +81,12 @@ def read_layout(source: Source) -> Layout | None:
     described: bytes | None = None
     for name, start, length in chunks(_Head(head)):
         if name == b"data":
-            return None if described is None else _plain(described, start, length, source.size)
+            layout = None if described is None else _plain(described, start, length, source.size)
+            is_alone = layout and not _hides_a_codec(head[start : start + 4]) and _ends_in_notes(source, start + length)
+            return layout if is_alone else None
         if name == b"fmt " and described is None and _is_short(head[start : start + length]):
             described = head[start : start + _FORMAT.size]
-        elif name not in _NOTES and not (name == b"LIST" and head[start : start + 4] == b"INFO"):
+        elif not _is_note(name, length, head[start : start + 4]):
             return None
     return None
 
@@ -104,6 +118,37 @@ def _blocks(source: Source, layout: Layout, second: int) -> Iterator[Block]:
         if layout.codec in _LAWS:
             samples = _LAWS[layout.codec][samples]
         yield layout.rate_hz, samples[np.newaxis]
+
+
+def _is_note(name: bytes, length: int, begin: bytes) -> bool:
+    """Whether a chunk is one that may be passed over."""
+    if name == b"LIST":
+        return length >= 4 and begin in (b"INFO", b"adtl")
+    return name in _NOTES and length >= _NOTES[name]
+
+
+def _ends_in_notes(source: Source, end: int) -> bool:
+    """Whether nothing but notes follows: a second run of samples, for one, would be another's to judge."""
+    end += end % 2
+    for _ in range(_MOST_NOTES):
+        if end >= source.size:
+            return True
+        head = source.pread(end, 12)
+        length = int.from_bytes(head[4:8], "little")
+        if len(head) < 8 or end + 8 + length > source.size or not _is_note(head[:4], length, head[8:]):
+            return False
+        end += 8 + length + length % 2
+    return False
+
+
+def _hides_a_codec(begin: bytes) -> bool:
+    """Whether the first samples are the head of a compressed stream, MPEG audio among them."""
+    if begin.startswith(_HIDDEN):
+        return True
+    if len(begin) < 3 or begin[0] != 0xFF or begin[1] & 0xE0 != 0xE0:
+        return False
+    version, layer, rate, frequency = begin[1] >> 3 & 3, begin[1] >> 1 & 3, begin[2] >> 4, begin[2] >> 2 & 3
+    return version != 1 and rate not in (0, 15) and frequency != 3 and (layer != 0 or begin[1] & 0xF6 == 0xF0)
 
 
 def _is_short(described: bytes) -> bool:

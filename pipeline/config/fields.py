@@ -4,13 +4,13 @@ another fingerprint is another run. Those made with `speed_field` change only ho
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-_NUMBERS = (int, float, int | None, float | None)
 TEXT, ANSWERS, LATER = "text", "answers", "later"
 
 
@@ -50,7 +50,9 @@ class Section(BaseModel):
     def _check_number(cls, value: Any, info: ValidationInfo) -> Any:
         """ "true" is no number, though Python counts it as one."""
         field = cls.model_fields.get(info.field_name or "")
-        if isinstance(value, bool) and field is not None and field.annotation in _NUMBERS:
+        values = list(value.values()) if isinstance(value, dict) else [value]
+        wants_numbers = field is not None and re.search(r"\b(int|float)\b", str(field.annotation)) is not None
+        if wants_numbers and any(isinstance(one, bool) for one in values):
             raise PydanticCustomError("no_bool", "Input should not be true or false")
         return value
 

@@ -13,8 +13,19 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 
-# Ten lines of YAML that name each other can stand for a thousand million items.
-_SHOWN = Repr()
+
+class _Shown(Repr):
+    """Ten lines of YAML that name each other can stand for a thousand million items, and one for a number without end."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Shortly, and of a number that Python does not write out, that it is one."""
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return "a number of thousands of digits"
+
+
+_SHOWN = _Shown()
 _SHOWN.maxlevel = 2
 _SHOWN.maxstring = _SHOWN.maxother = 200
 
@@ -74,7 +85,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
 def _explain(error: ValidationError, path: str | None, overrides: Sequence[str]) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    is_overridden = any(where.startswith(override.partition("=")[0]) for override in overrides)
+    given = [override.partition("=")[0].strip() for override in overrides]
+    is_overridden = any(where == name or where.startswith(f"{name}.") for name in given)
+    where = _SHOWN.repr(where)[1:-1]
     source = f" (config file {path})" if path and not is_overridden else ""
     if first["type"] == "extra_forbidden":
         return f"There is no setting {where!r}{source}; {_closest(where)}."

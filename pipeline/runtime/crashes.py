@@ -93,6 +93,19 @@ class Turns:
         self._free = threading.Condition()
 
     @contextmanager
+    def beside(self) -> Iterator[None]:
+        """For other work of the process: never while a careful call runs, which would be suspected of its deaths."""
+        with self._free:
+            self._free.wait_for(lambda: not self._alone)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._free:
+                self._running -= 1
+                self._free.notify_all()
+
+    @contextmanager
     def turn(self) -> Iterator[bool]:
         """Wait for a turn; whether the call is to be careful."""
         with self._free:

@@ -77,7 +77,8 @@ class EnginePool:
             except EngineDead:
                 # Raising would send the shard back to the same dead engine, for ever (ray#60145): a new process gets a new one.
                 os._exit(1)
-            published = [one if isinstance(one, Undone) else self._publisher.publish(one) for one in done]
+            with self._transcriber.publishing():
+                published = [one if isinstance(one, Undone) else self._publisher.publish(one) for one in done]
         return pa.concat_tables([receipt_to_table(one) for one in [*passed_on, *published]])
 
 

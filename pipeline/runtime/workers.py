@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from pipeline.audio.reader import AudioReader
@@ -148,6 +149,10 @@ class Transcriber:
             _timed(shard, waited_s, began_at_s, decoded.decoded_at_s or began_at_s)
             for shard, decoded, waited_s in zip(done, shards, waits_s, strict=True)
         ]
+
+    def publishing(self) -> AbstractContextManager[None]:
+        """Hold this while the worker publishes: it waits for calls that are careful, and they for it."""
+        return self._turns.beside()
 
     def _tell(self, done: Sequence[TranscribedShard], wait_s: float) -> None:
         spent = StepTime(sum(shard.stats.engine_s for shard in done), wait_s)

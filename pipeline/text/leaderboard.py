@@ -20,6 +20,7 @@ _HESITATIONS = re.compile(
     r"\b(ah-ha|a+h+(m*|a+)|e+h+m*|e+m+|e+r+m*|h+(a+|e+|u+)h+|h+m+|m{2,}|m+h+m*|t+s+k+|u+g+h+|u+h+(m*|u+[hm]*)|u+m+h*"
     r"|ahem|eheh|ehehe|ehr|hmmph|hum|hunh|mhum|mmkay)\b"
 )
+_MANY_SPACES = re.compile(r"\s{3,}")
 _SPACE_BEFORE_APOSTROPHE = re.compile(r"\s+'")
 # The package knows these, the leaderboard does not; and "'s" is "is" only where it cannot be a possessive.
 _NOT_THERE = frozenset({r"\bkinda\b", r"\bsorta\b", r"\bdunno\b", r"\bcause\b", r"'s\b"})
@@ -76,7 +77,8 @@ class LeaderboardEnglish:
         from whisper_normalizer.basic import remove_symbols_and_diacritics
 
         text = _IN_PARENTHESES.sub("", _BRACKETED.sub("", text.lower()))
-        text = _SPACE_BEFORE_APOSTROPHE.sub("'", _HESITATIONS.sub("", text))
+        text = _MANY_SPACES.sub("  ", _HESITATIONS.sub("", text))  # or the next pattern searches from each of them
+        text = _SPACE_BEFORE_APOSTROPHE.sub("'", text)
         text = self._clock(text)
         for pattern, written in self._contractions:
             text = pattern.sub(written, text)

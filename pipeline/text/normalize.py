@@ -15,7 +15,7 @@ text the result is the packages' own.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.metadata import version
 from typing import Literal
@@ -26,9 +26,11 @@ Setting = Literal["auto", "english", "basic", "none", "leaderboard"]
 
 _ENGLISH = frozenset({"en", "eng", "english"})
 _BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]")  # the packages' first step
+_IN_PARENTHESES = re.compile(r"\(([^)]+?)\)")  # the second
+_HESITATIONS = re.compile(r"\b(hmm|mm|mhm|mmm|uh|um)\b")  # the third, of the English one
 _OPENING, _CLOSING = "<[", ">]"
 _SPACES = re.compile(r"\s{3,}")
-_LONGEST_WORD = 400
+_LONGEST_WORD, _PIECE_WORDS = 400, 100
 
 
 def normalizer_for(setting: Setting, language: str | None) -> str:
@@ -55,21 +57,25 @@ def normalize(text: str, normalizer_id: str) -> str:
     normalizer = _normalizer(normalizer_id)
     if normalizer is str:
         return " ".join(text.split())
-    text = _without_futile_searches(text)
+    text = _without_futile_searches(text, normalizer_id)
     try:
         found = normalizer(text)
-    except (AssertionError, ValueError):  # a number of more digits than Python converts
-        found = normalizer(_in_short_words(text))
+    except Exception:  # noqa: BLE001  the packages count with Python's numbers, which end at 4,300 digits
+        found = " ".join(_in_pieces(text, normalizer))
     return " ".join(found.split())
 
 
-def _without_futile_searches(text: str) -> str:
+def _without_futile_searches(text: str, normalizer_id: str) -> str:
     """The text without what makes the packages' patterns search to its end from every character, to no effect.
 
-    An opening bracket that nothing closes means no more than any other symbol, and three spaces no more than two.
+    An opening bracket that nothing closes means no more than any other symbol, and three spaces no more than two. What the
+    packages take out first is taken out here, for it may leave spaces.
     """
     text = _BRACKETED.sub("", _tail_without(_OPENING, _CLOSING, text))
-    return _SPACES.sub("  ", _tail_without("(", ")", text))
+    text = _IN_PARENTHESES.sub("", _tail_without("(", ")", text))
+    if normalizer_id.startswith("whisper-english"):
+        text = _HESITATIONS.sub("", text.lower())
+    return _SPACES.sub("  ", text)
 
 
 def _tail_without(opening: str, closing: str, text: str) -> str:
@@ -78,10 +84,16 @@ def _tail_without(opening: str, closing: str, text: str) -> str:
     return text[:end] + text[end:].translate(dict.fromkeys(map(ord, opening), "*"))
 
 
-def _in_short_words(text: str) -> str:
-    """The words of the text as the basic normaliser has them, the endless ones cut."""
-    words = _normalizer(normalizer_for("basic", None))(text).split()
-    return " ".join(word[at : at + _LONGEST_WORD] for word in words for at in range(0, len(word), _LONGEST_WORD))
+def _in_pieces(text: str, normalizer: Callable[[str], str]) -> Iterator[str]:
+    """The words of the text, endless ones cut, a hundred at a time; as the basic normaliser has them where that fails too."""
+    basic = _normalizer(normalizer_for("basic", None))
+    words = [word[at : at + _LONGEST_WORD] for word in basic(text).split() for at in range(0, len(word), _LONGEST_WORD)]
+    for at in range(0, len(words), _PIECE_WORDS):
+        piece = " ".join(words[at : at + _PIECE_WORDS])
+        try:
+            yield normalizer(piece)
+        except Exception:  # noqa: BLE001  as above
+            yield piece
 
 
 @cache

@@ -15,7 +15,7 @@ import pytest
 from made_audio import encode, signal
 
 from pipeline.audio import wire
-from pipeline.audio.ahead import Stretch
+from pipeline.audio.ahead import Job, Stretch
 from pipeline.audio.reader import AudioReader
 from pipeline.config import DecodeConfig, SourceConfig
 from pipeline.errors import AudioError
@@ -92,6 +92,20 @@ def test_groups_save_messages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         reader.announce(stretches(recordings))
         assert all(len(outcome(reader, recording)) == 32_000 for recording in recordings)
     assert sent == [wire.GROUP] * 3
+
+
+def test_large_objects_are_not_all_held_open(tmp_path: Path) -> None:
+    """Remote ones lie in memory: twice a group's bytes and the one that crossed the line, plain samples or not."""
+    (tmp_path / "plain.wav").write_bytes(encode(signal(60, 48_000), 48_000, "wav", "pcm_s16le"))  # 5.8 MB
+    (tmp_path / "coded.wav").write_bytes(encode(signal(60, 32_000), 32_000, "wav", "pcm_s24le"))
+    for name in ("plain.wav", "coded.wav"):
+        recordings = [Recording(str(number), str(tmp_path / name)) for number in range(40)]
+        with opened(tmp_path) as reader:
+            reader.announce(stretches(recordings))
+            for recording in recordings:
+                assert len(outcome(reader, recording)) == 32_000
+                held = [job.blob.size for _, job in reader._ahead._opened if isinstance(job, Job)]
+                assert sum(held) < 2 * 16 * 2**20 + 2 * 6e6
 
 
 def test_a_worn_decoder_is_replaced_between_groups(tmp_path: Path) -> None:
@@ -171,6 +185,9 @@ def test_a_clip_that_always_kills_its_decoder_is_the_only_one_that_fails(tmp_pat
         wire.ANSWERS + wire.pack_answer(wire.DONE, wire.FILLED_FORMAT.pack(0, 2**30) + b"{}"),
         wire.ANSWERS + wire.pack_answer(wire.FAILED, b'{"code": "' + bytes(9_000)),
         wire.ANSWERS + wire.pack_answer(wire.FULL, b"") * 1_000,
+        wire.ANSWERS
+        + wire.pack_answer(wire.DONE, wire.FILLED_FORMAT.pack(0, 2) + b'{"missing_s": 1%s}' % (b"0" * 400)),
+        wire.ANSWERS + wire.pack_answer(wire.FULL, b"") + wire.pack_answer(wire.DONE, b""),
     ],
 )
 def test_a_decoder_that_was_taken_over_says_what_no_group_allows(tmp_path: Path, said: bytes) -> None:

@@ -32,7 +32,8 @@ KINDS = {
     "pcm_alaw": (6, 8, "ALAW"),
     "pcm_mulaw": (7, 8, "ULAW"),
 }
-PLAIN = encode(signal(2.0, 16_000), 16_000, "wav", "pcm_s16le")
+NOISE = signal(2.0, 16_000)
+PLAIN = encode(NOISE, 16_000, "wav", "pcm_s16le")
 
 
 @pytest.fixture
@@ -171,6 +172,12 @@ ODD = {
     "no header": riff(bytes(64_000), described("pcm_s16le", 16_000)).replace(b"fmt ", b"JUNK"),
     "an unknown chunk": riff(bytes(64_000), described("pcm_s16le", 16_000), b"ds64\x04\x00\x00\x00abcd"),
     "lists of samples": riff(bytes(64_000), described("pcm_s16le", 16_000), b"LIST\x04\x00\x00\x00wavl"),
+    "a list that is too short": riff(bytes(64_000), described("pcm_s16le", 16_000), b"LIST\x02\x00\x00\x00IN"),
+    "a note that is too short": riff(bytes(64_000), described("pcm_s16le", 16_000), b"bext\x0a\x00\x00\x00" + bytes(10)),
+    "more samples behind the samples": riff(bytes(64_000), described("pcm_s16le", 16_000), b"", b"data\x04\x00\x00\x00abcd"),
+    "half a note behind the samples": riff(bytes(64_000), described("pcm_s16le", 16_000), b"", b"JUNK\x09\x00\x00\x00abcd"),
+    "an MP3 that calls itself PCM": riff(encode(NOISE, 16_000, "mp3", "libmp3lame"), described("pcm_s16le", 16_000)),
+    "AC-3 that calls itself PCM": riff(encode(NOISE, 48_000, "ac3", "ac3"), described("pcm_s16le", 16_000)),
     "half a sample": riff(bytes(64_001), described("pcm_s16le", 16_000)),
     "no samples": riff(b"", described("pcm_s16le", 16_000)),
     "a rate that cannot be": riff(bytes(64_000), described("pcm_s16le", 7)),
@@ -203,14 +210,11 @@ def test_writers_of_all_kinds_are_understood(tmp_path: Path) -> None:
 
 
 def test_notes_around_the_samples_do_no_harm() -> None:
-    notes = b"LIST\x06\x00\x00\x00INFOabPEAK\x04\x00\x00\x00abcdJUNK\x03\x00\x00\x00abc\x00"
+    notes = b"LIST\x06\x00\x00\x00INFOabPEAK\x08\x00\x00\x00abcdabcdJUNK\x03\x00\x00\x00abc\x00"
+    notes += b"bext" + struct.pack("<I", 602) + bytes(602)
     data = riff(bytes(64_000), described("pcm_s16le", 16_000), notes, b"LIST\x04\x00\x00\x00adtl")
     layout = wav.read_layout(source(data))
-    assert (
-        layout
-        == wav.read_layout(source(data.replace(b"abcdJUNK", b"abcdbext")))
-        == wav.Layout(data.index(b"data") + 8, 32_000, "<i2", "pcm_s16le", 16_000)
-    )
+    assert layout == wav.Layout(data.index(b"data") + 8, 32_000, "<i2", "pcm_s16le", 16_000)
 
 
 def test_an_endless_recording_is_refused(tmp_path: Path) -> None:

@@ -138,6 +138,37 @@ def test_a_careful_call_is_alone_and_others_share(careful: int | None) -> None:
         assert max(count for _, count in crowd) > 1
 
 
+def test_other_work_of_the_process_waits_for_a_careful_call_and_it_for_that() -> None:
+    """Or a death while another shard is published would be held against the chunk that was being heard."""
+    turns, log = Turns(None), list[str]()
+    publishing, careful = threading.Event(), threading.Event()
+
+    def publish() -> None:
+        with turns.beside():
+            publishing.set()
+            time.sleep(0.1)
+            log.append("published")
+
+    def hear() -> None:
+        publishing.wait()
+        with turns.turn():
+            careful.set()
+            time.sleep(0.1)
+            log.append("heard")
+
+    def publish_later() -> None:
+        careful.wait()
+        with turns.beside():
+            log.append("published later")
+
+    threads = [threading.Thread(target=work) for work in (publish, hear, publish_later)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert log == ["published", "heard", "published later"]
+
+
 def test_a_call_that_fails_gives_its_turn_back() -> None:
     turns = Turns(1)
     with pytest.raises(ValueError, match="broken"), turns.turn():

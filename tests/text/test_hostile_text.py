@@ -20,6 +20,9 @@ UNITS = [
     "(",
     "[",
     "<",
+    "(a) ",
+    "um ",
+    "mmm ",
     "(((a ",
     "[ab",
     ")(",
@@ -42,7 +45,7 @@ UNITS += ["m", "mh", "uh", "h", "o", "ooh ", "e t c", "one ", "million ", "doubl
 
 
 @pytest.mark.parametrize(
-    ("name", "unit"), [(name, unit) for name in IDS for unit in (UNITS if name == "english" else UNITS[:11])]
+    ("name", "unit"), [(name, unit) for name in IDS for unit in (UNITS if name == "english" else UNITS[:14])]
 )
 def test_a_text_of_one_thing_takes_no_time(name: str, unit: str) -> None:
     """A hundred thousand characters; the packages alone take a minute for the brackets, and end with an error over digits."""
@@ -68,6 +71,12 @@ def test_a_number_without_end_is_cut_and_the_rest_is_compared(name: str) -> None
     words = normalize(text, IDS[name]).split()
     assert (words[:2], words[-1]) == (["he", "said"], "stop")
     assert "".join(words[2:-4]).startswith("7" * 400)
+
+
+@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("words", [4_290 * "five " + "decillion", 4_299 * "nine " + "hundredth", 4_400 * "9 thousand "])
+def test_a_number_in_words_without_end_ends_nothing(name: str, words: str) -> None:
+    assert normalize(f"so {words}", IDS[name]).startswith("so ")
 
 
 def test_such_a_reference_is_scored() -> None:
