@@ -13,6 +13,9 @@ from hypothesis import settings
 from servers import S3Endpoint, start_moto, start_seaweed
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+# Two workers share the cores with the programs they start: threads that wait must not spin (before torch is loaded).
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
 
 # Machines are shared and pause; a property either holds or not. Derandomised: a red run can be repeated.
 settings.register_profile("quarry", deadline=None, derandomize=True)
