@@ -53,7 +53,7 @@ def test_two_drivers_that_planned_at_once_make_one_run(
 def test_a_ray_driver_that_is_killed_is_resumed(
     few_manifest: Path, tmp_path: Path, few: dict[str, tuple[str, str, str]], ray_cluster: str
 ) -> None:
-    """On a cluster that outlives it; one that starts a Ray of its own is killed by `make chaos`."""
+    """On a cluster that outlives it; `make chaos` does the same with faults and more deaths."""
     slow = {"engine.options": "{seconds_per_audio_s: 0.05}", "runtime.kind": "ray", "runtime.address": ray_cluster}
     settings = fake_settings(few_manifest, tmp_path, **FEW, **slow, **{"runtime.decode_workers": 1})
     command = [sys.executable, "-m", "pipeline.cli", "run", *settings]
