@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import soxr
@@ -155,6 +156,19 @@ def test_the_probabilities_are_those_of_the_model_run_whole(shared_data):
     whole = get_vad_model()(samples.astype(np.float32) / 32768).ravel()
     # All but the last frame: faster-whisper 1.2 blanks the end of the audio it is given.
     assert np.abs(vad._silero_probability(samples) - whole)[:-1].max() < 1e-5
+
+
+def test_hearing_ten_minutes_takes_no_more_memory_than_hearing_four_seconds(monkeypatch):
+    """What a call leaves behind between its large buffers once broke the heap into pieces, 300 MB in a half hour (issue 5)."""
+    run, process, held_bytes = vad._silero(), psutil.Process(), []
+
+    def watched(*given):
+        held_bytes.append(process.memory_info().rss)
+        return run(*given)
+
+    monkeypatch.setattr(vad, "_silero", lambda: watched)
+    vad._silero_probability(np.zeros(600 * SAMPLE_RATE_HZ, np.int16))
+    assert max(held_bytes) - held_bytes[1] < 8 * 2**20
 
 
 def test_a_missing_model_is_a_config_error(monkeypatch):
