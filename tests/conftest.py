@@ -24,7 +24,7 @@ settings.load_profile("quarry")
 REPO = Path(__file__).resolve().parent.parent
 
 # Files whose default tests need a running Ray: they go to one worker, for a Ray takes ten seconds to start.
-ON_RAY = ("test_trouble", "test_granite_nar_runs", "test_same_everywhere", "test_poison")
+ON_RAY = ("test_trouble", "test_granite_nar_runs", "test_same_everywhere", "test_poison", "test_backpressure")
 # Groups that take longest, longest first: what starts last decides when two workers are done.
 LONGEST = (
     "ray",

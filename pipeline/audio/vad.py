@@ -100,7 +100,7 @@ def _silero_probability(samples: Samples, before: Samples | None = None) -> npt.
     context = np.zeros(SILERO_CONTEXT, np.float32)
     pieces = [lead] if len(lead) else []
     pieces += [samples[start : start + block] for start in range(0, len(samples), block)]
-    # Filled in place: what a call returns, kept between its large buffers, would break the heap into pieces too small for the next.
+    # Filled in place: results kept between a call's large buffers would break the heap into pieces too small for the next.
     probability = np.empty(sum(-(-len(piece) // SILERO_FRAME) for piece in pieces), np.float32)
     done = 0
     for audio_at_once in pieces:

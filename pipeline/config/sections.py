@@ -191,6 +191,11 @@ class RuntimeConfig(Section):
         """Engines that work side by side: without Ray there is one."""
         return self.engine_workers if self.kind == "ray" else 1
 
+    @property
+    def calls_in_flight(self) -> int:
+        """Calls that Ray sends to one engine actor at once: those that go on, and as many that wait there."""
+        return 2 * self.concurrent_calls
+
 
 class CostConfig(Section):
     """What the run's machines cost (docs/cost.md)."""

@@ -24,6 +24,7 @@ from pipeline.config import RunConfig, RuntimeConfig
 from pipeline.errors import EngineDead, RunError
 from pipeline.metrics.measures import QUEUE_DEPTH, SHARDS
 from pipeline.records import DecodedShard, Receipt, Undone
+from pipeline.runtime.backpressure import bound_decoding
 from pipeline.runtime.placement import place
 from pipeline.runtime.ray_metrics import RayRecorder
 from pipeline.runtime.ray_session import cluster_nodes, ray_errors, ray_session
@@ -63,7 +64,7 @@ class EnginePool:
     """Transcribes and publishes `shards_per_call` shards per call; Ray makes two calls at once."""
 
     def __init__(self, assignment: Assignment) -> None:
-        self._term = _term(assignment.config.runtime, in_flight=2 * assignment.config.runtime.concurrent_calls)
+        self._term = _term(assignment.config.runtime, assignment.config.runtime.calls_in_flight)
         self._transcriber = Transcriber(assignment, _replaces_a_dead_one(), RayRecorder())
         self._publisher = Publisher(assignment, RayRecorder())
 
@@ -167,7 +168,10 @@ def _receipts(todo: pa.Table, assignment: Assignment, room: Any) -> Iterator[Rec
     from ray.data import ActorPoolStrategy, DataContext
 
     runtime = assignment.config.runtime
-    DataContext.get_current().execution_no_progress_timeout_s = patience_s(assignment.config)
+    context = DataContext.get_current()
+    context.execution_no_progress_timeout_s = patience_s(assignment.config)
+    in_hand = runtime.engine_workers * runtime.calls_in_flight * assignment.config.batch.shards_per_call
+    bound_decoding(context, in_hand)
     placed = place(cluster_nodes(), runtime)
     recycles = runtime.recycle_after_shards is not None or runtime.recycle_above_bytes is not None
     stage: dict[str, Any] = {
@@ -203,6 +207,7 @@ def _receipts(todo: pa.Table, assignment: Assignment, room: Any) -> Iterator[Rec
                 # Two calls at once, truly parallel: one computes while the other publishes and the next is unpacked.
                 compute=ActorPoolStrategy(
                     size=runtime.engine_workers,
+                    max_tasks_in_flight_per_actor=runtime.calls_in_flight,
                     max_concurrent_calls_per_actor=runtime.concurrent_calls,
                     enable_true_multi_threading=True,
                 ),

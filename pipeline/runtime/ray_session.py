@@ -23,9 +23,6 @@ def ray_session(runtime: RuntimeConfig) -> Iterator[None]:
     """
     # Without it Ray hides every GPU from an actor that books none, also where the user shares one by hand.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Decoding may be ahead of the engines by twice what they have in hand, from the first byte on. Ray Data by itself begins to
-    # hold back when half of the object store is full: hours of audio, fetched and decoded for nothing when the driver dies.
-    os.environ.setdefault("RAY_DATA_DOWNSTREAM_CAPACITY_OBJECT_STORE_BUDGET_UTIL_THRESHOLD", "0")
     import ray
 
     if ray.is_initialized():

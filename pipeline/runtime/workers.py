@@ -118,7 +118,7 @@ class Transcriber:
         self._recorder = recorder
         self._news = News("engine", replaces_a_dead_one, recorder)
         self._store = ObjectStore(assignment.run_uri, assignment.config.store)
-        in_flight = 2 * assignment.config.runtime.concurrent_calls  # Ray Data's own figure
+        in_flight = assignment.config.runtime.calls_in_flight
         self._turns = Turns(None if assignment.careful else in_flight if replaces_a_dead_one else 0)
         self._engine = create_engine(assignment.config.engine)
         self._engine.load()
