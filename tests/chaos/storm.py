@@ -270,8 +270,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--shards", type=int, default=300)
-    parser.add_argument("--kills", type=int, default=11, help="per seed")
+    parser.add_argument("--shards", type=int, default=480)
+    parser.add_argument("--kills", type=int, default=12, help="per seed")
     parser.add_argument(
         "--weather", nargs="+", choices=("refuse", "outage", "truncate"), help="instead: no kills, one process"
     )
