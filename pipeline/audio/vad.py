@@ -98,7 +98,7 @@ def _silero_probability(samples: Samples, before: Samples | None = None) -> npt.
     h = np.zeros((1, 1, 128), np.float32)
     c = np.zeros((1, 1, 128), np.float32)
     context = np.zeros(SILERO_CONTEXT, np.float32)
-    pieces = [lead] if len(lead) else []
+    pieces = [lead[start : start + block] for start in range(0, len(lead), block)]
     pieces += [samples[start : start + block] for start in range(0, len(samples), block)]
     # Filled in place: results kept between a call's large buffers would break the heap into pieces too small for the next.
     probability = np.empty(sum(-(-len(piece) // SILERO_FRAME) for piece in pieces), np.float32)

@@ -24,7 +24,6 @@ from pipeline.config import RunConfig, RuntimeConfig
 from pipeline.errors import EngineDead, RunError
 from pipeline.metrics.measures import QUEUE_DEPTH, SHARDS
 from pipeline.records import DecodedShard, Receipt, Undone
-from pipeline.runtime.backpressure import bound_decoding
 from pipeline.runtime.placement import place
 from pipeline.runtime.ray_metrics import RayRecorder
 from pipeline.runtime.ray_session import cluster_nodes, ray_errors, ray_session
@@ -167,12 +166,16 @@ def _receipts(todo: pa.Table, assignment: Assignment, room: Any) -> Iterator[Rec
     import ray.data
     from ray.data import ActorPoolStrategy, DataContext
 
+    from pipeline.runtime.backpressure import bound_decoding
+
     runtime = assignment.config.runtime
     context = DataContext.get_current()
     context.execution_no_progress_timeout_s = patience_s(assignment.config)
-    in_hand = runtime.engine_workers * runtime.calls_in_flight * assignment.config.batch.shards_per_call
-    bound_decoding(context, in_hand)
     placed = place(cluster_nodes(), runtime)
+    decode_workers = min(placed.decode_workers, todo.num_rows)
+    in_hand = runtime.engine_workers * runtime.calls_in_flight * assignment.config.batch.shards_per_call
+    # Decoding that paused begins everywhere at once, and is done at once: engines need that long a supply.
+    bound_decoding(context, max(in_hand, decode_workers))
     recycles = runtime.recycle_after_shards is not None or runtime.recycle_above_bytes is not None
     stage: dict[str, Any] = {
         "fn_constructor_args": (assignment,),
@@ -194,9 +197,7 @@ def _receipts(todo: pa.Table, assignment: Assignment, room: Any) -> Iterator[Rec
             .map_batches(
                 DecodePool,
                 batch_size=1,
-                compute=ActorPoolStrategy(
-                    size=min(placed.decode_workers, todo.num_rows), max_tasks_in_flight_per_actor=_DECODE_IN_FLIGHT
-                ),
+                compute=ActorPoolStrategy(size=decode_workers, max_tasks_in_flight_per_actor=_DECODE_IN_FLIGHT),
                 num_cpus=placed.decode_cpus,
                 **stage,
             )
