@@ -29,6 +29,7 @@ ON_RAY = ("test_trouble", "test_granite_nar_runs", "test_same_everywhere", "test
 LONGEST = (
     "ray",
     "test_bad_weather",
+    "test_storm",
     "test_trouble_laws",
     "test_crash_points",
     "test_whisper",
