@@ -21,7 +21,7 @@ IN_HAND, DECODING = 4, 2  # one engine: two calls at once, two on their way; one
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_decoding_waits_for_engines_and_engines_for_nothing(tmp_path: Path) -> None:
-    """By bytes, Ray let all be decoded at once, and held the engine back until they were: its receipts were too small."""
+    """By bytes, Ray let all be decoded at once, and held engines back until they were, whose receipts weighed too much."""
     soundfile.write(tmp_path / "second.flac", np.zeros(16_000, np.int16), 16_000)
     row = {"uri": str(tmp_path / "second.flac"), "duration": 1.0}
     rows = (json.dumps({"id": f"{number:02d}", **row}) + "\n" for number in range(SHARDS))
